@@ -1,0 +1,1 @@
+"""The pytest plugin: fixtures, markers and reporting for tests on real domains."""
