@@ -14,6 +14,8 @@
 #include <linux/irqreturn.h>
 #include <linux/list.h>
 #include <linux/types.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
 #include <xen/interface/xen.h>
 #include <xen/interface/grant_table.h>
 #include <xen/interface/io/xenbus.h>
@@ -178,16 +180,19 @@ int pvbus_transaction_end(struct link *link, struct pvbus_transaction t,
 			  bool abort);
 
 /*
- * The callback runs in a work item of the link, one at a time, and may use the
- * store. It is called at least once after registering. Unregistering waits for a
- * running callback, unless it is called from a callback.
+ * The callback runs in a work item, never two of one link at a time, and may use
+ * the store. It is called at least once after registering, and any number of
+ * changes may make one call: it has to look for itself what is there now. (So a
+ * flood of events costs neither memory nor order.) Unregistering waits for a
+ * running callback, unless that is where it is called from.
  */
 struct pvbus_watch {
 	const char *node;	/* stays the caller's */
-	void (*callback)(struct pvbus_watch *watch, const char *path);
+	void (*callback)(struct pvbus_watch *watch);
 	/* private */
-	struct list_head list;
 	struct link *link;
+	struct work_struct work;
+	struct list_head list;
 	u32 token;
 };
 
@@ -206,7 +211,8 @@ struct pvbus_device {
 	struct link *link;
 	/* private */
 	struct pvbus_watch otherend_watch;
-	char *watch_path;
+	char *otherend_state_path;
+	wait_queue_head_t otherend_wait;
 	enum xenbus_state otherend_state;
 	struct list_head list;
 	bool seen;
@@ -238,6 +244,12 @@ void pvbus_unregister_driver(struct pvbus_driver *drv);
 /* Write our state, in a transaction which does not resurrect a removed node. */
 int pvbus_switch_state(struct pvbus_device *dev, enum xenbus_state state);
 enum xenbus_state pvbus_read_otherend_state(struct pvbus_device *dev);
+
+/*
+ * Wait until the other end is Closed or gone, some seconds at most. For remove():
+ * only then has it let go of our grants. Not for otherend_changed().
+ */
+void pvbus_wait_closed(struct pvbus_device *dev);
 
 /* Log, and write "<errno> text" below error/ in XenStore; fatal also closes. */
 __printf(3, 4)
