@@ -1,0 +1,1 @@
+"""Comparing device paths: workloads, alternating runs, samples, statistics, and the report."""
