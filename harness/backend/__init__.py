@@ -1,0 +1,1 @@
+"""Domain 0's half of the split drivers: block, net, console, and the private network they end at."""
