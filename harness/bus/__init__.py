@@ -1,0 +1,1 @@
+"""XenBus: how frontends and backends find each other and connect through XenStore."""

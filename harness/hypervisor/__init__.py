@@ -1,0 +1,1 @@
+"""What Xen's hypervisor would provide, on top of ivshmem: links, start info, grants, event channels."""

@@ -1,0 +1,204 @@
+"""The grant table of a link, from both ends: version 1 entries of grant_table.h, with the in-use bits kept apart.
+
+The granter writes entries and the grantee status bytes; neither needs atomic operations. Who maps sets the status and
+then looks at the entry again, who ends access clears the entry and then looks at the status: at least one of the two
+sees the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NamedTuple
+
+from harness.host.errors import GuestError
+from harness.hypervisor.events import fence
+from harness.hypervisor.layout import CONSOLE_REF, FRAME_SIZE, NR_GRANTS, NR_RESERVED_REFS, STORE_REF, LinkLayout
+
+GTF_TYPE_MASK = 3
+GTF_INVALID = 0
+GTF_PERMIT_ACCESS = 1
+GTF_READONLY = 1 << 2
+GTF_READING = 1 << 3
+GTF_WRITING = 1 << 4
+
+
+class GrantStatus(IntEnum):
+    """``GNTST_*`` of grant_table.h, those that can happen on a link."""
+
+    OKAY = 0
+    GENERAL_ERROR = -1
+    BAD_DOMAIN = -2
+    BAD_GNTREF = -3
+    BAD_HANDLE = -4
+    PERMISSION_DENIED = -8
+    BAD_PAGE = -9
+    NO_SPACE = -13
+
+
+class GrantError(GuestError):
+    """A grant reference cannot be used as asked.
+
+    :param status: Xen's reason.
+    """
+
+    def __init__(self, status: GrantStatus, what: str) -> None:
+        super().__init__(what)
+        self.status = status
+
+
+class Grant(NamedTuple):
+    """A frame that the other end has granted and that is mapped here, until ``GrantMap.unmap``."""
+
+    ref: int
+    frame: int
+    write: bool
+    memory: memoryview
+    """The frame's bytes; read-only unless mapped for writing."""
+
+
+def _entries(memory: memoryview, layout: LinkLayout) -> memoryview:
+    start = layout.grant_frame * FRAME_SIZE
+    return memory[start : start + NR_GRANTS * 8].cast("Q")
+
+
+def _statuses(memory: memoryview, layout: LinkLayout) -> memoryview:
+    start = layout.status_frame * FRAME_SIZE
+    return memory[start : start + NR_GRANTS]
+
+
+def pack_entry(flags: int, domid: int, frame: int) -> int:
+    """A ``grant_entry_v1`` as one 8-byte number."""
+    return flags | domid << 16 | frame << 32
+
+
+class GrantMap:
+    """The grantee's view: maps what the other end has granted to it.
+
+    A reference may be mapped several times. Frames are handed out as views of the region, so mapping costs no system
+    call; what it gives is the check that the granter really allows it, and the mark that keeps the granter from
+    reusing the frame.
+
+    :param memory: the whole region.
+    :param frame: gives the view of one frame of it.
+    :param domid: the domain that maps: entries for any other are refused.
+    """
+
+    def __init__(self, memory: memoryview, layout: LinkLayout, frame: Callable[[int], memoryview], domid: int) -> None:
+        self._entries = _entries(memory, layout)
+        self._statuses = _statuses(memory, layout)
+        self._layout = layout
+        self._frame = frame
+        self._domid = domid
+        self._premade = {STORE_REF: layout.store_frame, CONSOLE_REF: layout.console_frame}
+        self._readers: dict[int, int] = {}
+        self._writers: dict[int, int] = {}
+
+    def map(self, ref: int, *, write: bool) -> Grant:
+        """Map one granted frame.
+
+        :raise GrantError: the reference is out of range or not granted, or granted to another domain, read-only, or for
+            a frame that may not be granted.
+        """
+        if not 0 <= ref < NR_GRANTS:
+            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} is outside 0..{NR_GRANTS - 1}")
+        entry: int = self._entries[ref]
+        frame = self._check(ref, entry, write)
+        pins = self._writers if write else self._readers
+        pins[ref] = pins.get(ref, 0) + 1
+        self._publish_status(ref)
+        fence()
+        if self._entries[ref] != entry:
+            self._unpin(pins, ref)
+            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} was taken back while it was being mapped")
+        memory = self._frame(frame)
+        return Grant(ref, frame, write, memory if write else memory.toreadonly())
+
+    def _check(self, ref: int, entry: int, write: bool) -> int:
+        flags, domid, frame = entry & 0xFFFF, entry >> 16 & 0xFFFF, entry >> 32
+        if flags & GTF_TYPE_MASK != GTF_PERMIT_ACCESS:
+            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} grants nothing (flags {flags:#x})")
+        if domid != self._domid:
+            raise GrantError(GrantStatus.BAD_DOMAIN, f"grant reference {ref} is for domain {domid}, not {self._domid}")
+        if write and flags & GTF_READONLY:
+            raise GrantError(GrantStatus.PERMISSION_DENIED, f"grant reference {ref} is read-only")
+        if not self._layout.first_free_frame <= frame < self._layout.nr_frames and self._premade.get(ref) != frame:
+            raise GrantError(
+                GrantStatus.BAD_PAGE, f"grant reference {ref} is for frame {frame}, which may not be granted"
+            )
+        return frame
+
+    def unmap(self, grant: Grant) -> None:
+        """Give a mapping back. Its memory must not be touched any more.
+
+        :raise GrantError: it has been given back already.
+        """
+        pins = self._writers if grant.write else self._readers
+        if grant.ref not in pins:
+            raise GrantError(GrantStatus.BAD_HANDLE, f"grant reference {grant.ref} is not mapped")
+        self._unpin(pins, grant.ref)
+
+    def _unpin(self, pins: dict[int, int], ref: int) -> None:
+        if pins[ref] > 1:
+            pins[ref] -= 1
+        else:
+            del pins[ref]
+            self._publish_status(ref)
+
+    def _publish_status(self, ref: int) -> None:
+        # From what we know, not from what the byte holds: the granter can write there, and would harm only itself.
+        self._statuses[ref] = (GTF_READING if ref in self._readers else 0) | (
+            GTF_READING | GTF_WRITING if ref in self._writers else 0
+        )
+
+    @property
+    def mapped(self) -> frozenset[int]:
+        """The references that are mapped at least once."""
+        return frozenset(self._readers) | frozenset(self._writers)
+
+
+class GrantTable:
+    """The granter's view: hands out references and takes them back.
+
+    :param memory: the whole region.
+    """
+
+    def __init__(self, memory: memoryview, layout: LinkLayout) -> None:
+        self._entries = _entries(memory, layout)
+        self._statuses = _statuses(memory, layout)
+        self._layout = layout
+        self._free = list(range(NR_GRANTS - 1, NR_RESERVED_REFS - 1, -1))
+        self._used: set[int] = set()
+
+    def grant(self, frame: int, domid: int, *, readonly: bool = False) -> int:
+        """Let a domain map a frame, and return the reference that it needs for that.
+
+        :raise GrantError: the frame may not be granted, or all references are in use.
+        """
+        if not self._layout.first_free_frame <= frame < self._layout.nr_frames:
+            raise GrantError(GrantStatus.BAD_PAGE, f"frame {frame} may not be granted")
+        if not self._free:
+            raise GrantError(GrantStatus.NO_SPACE, f"all {NR_GRANTS} grant references are in use")
+        ref = self._free.pop()
+        self._used.add(ref)
+        # One store for the whole entry: a mapper sees all of it or nothing.
+        self._entries[ref] = pack_entry(GTF_PERMIT_ACCESS | (GTF_READONLY if readonly else 0), domid, frame)
+        return ref
+
+    def end_access(self, ref: int) -> bool:
+        """Take a grant back.
+
+        No new mapping is possible from now on. False while an old one still exists: then neither the reference nor the
+        frame may be used for anything else, and the caller tries again later.
+
+        :raise GrantError: the reference is not one that this table gave out.
+        """
+        if ref not in self._used:
+            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} was not given out here")
+        self._entries[ref] = 0
+        fence()
+        if self._statuses[ref]:
+            return False
+        self._used.remove(ref)
+        self._free.append(ref)
+        return True

@@ -1,0 +1,245 @@
+"""A link: one ivshmem region shared by exactly two domains, and the ends of it that host processes hold.
+
+The owner of a domain makes the ``Link`` and hands descriptors on: to QEMU through the ivshmem protocol, to the store
+and the backend as the list ``[memory, own eventfd, eventfds of the other end...]`` that a ``LinkEnd`` is made from.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import socket
+from collections.abc import Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import ClassVar, Self
+
+from harness.host.errors import GuestError, HostError
+from harness.hypervisor import ivshmem
+from harness.hypervisor.events import EventChannels, PortState
+from harness.hypervisor.grants import GTF_PERMIT_ACCESS, GrantMap, GrantTable, pack_entry
+from harness.hypervisor.layout import (
+    BACKEND_PORTS,
+    BACKEND_VECTOR,
+    CONSOLE_REF,
+    DOMAIN_0,
+    DOMAIN_0_VECTORS,
+    FRAME_SIZE,
+    GRANT_ENTRY_SIZE,
+    GRANTEE,
+    GRANTER,
+    GUEST_CONSOLE_PORT,
+    GUEST_STORE_PORT,
+    LINK_INFO,
+    LINK_INFO_OFFSET,
+    PORT,
+    STORE_PORTS,
+    STORE_REF,
+    STORE_VECTOR,
+    LinkLayout,
+)
+from harness.hypervisor.startinfo import pack_start_info
+
+DEFAULT_SIZE = 16 << 20
+DEFAULT_GUEST_VECTORS = 8
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class LinkEnd:
+    """What a process that serves the grantee's end (Domain 0) has of a link.
+
+    :param memory_fd: the region.
+    :param wait_fd: eventfd of ``vector``, to wait on.
+    :param ring_fds: eventfd of each vector of the other end, to ring.
+    :param vector: this process's own doorbell vector.
+    :param ports: local ports that belong to this process.
+    :raise GuestError: the region does not hold what the owner of the link has put there.
+
+    It owns the descriptors. The mapping itself goes away with the last view of it.
+    """
+
+    end: ClassVar[int] = GRANTEE
+
+    def __init__(self, memory_fd: int, wait_fd: int, ring_fds: Sequence[int], *, vector: int, ports: range) -> None:
+        self._fds = [memory_fd, wait_fd, *ring_fds]
+        self.wait_fd = wait_fd
+        size = os.fstat(memory_fd).st_size
+        if fcntl.fcntl(memory_fd, fcntl.F_GET_SEALS) & SEALS != SEALS:
+            # Unsealed it could shrink under us, and the next access would be a SIGBUS.
+            raise GuestError("the memory of the link is not sealed against a change of its size")
+        self.memory = memoryview(mmap.mmap(memory_fd, size))
+        info = bytes(self.memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size])
+        self.layout = LinkLayout.parse_info(info, size)
+        self._frames: list[memoryview | None] = [None] * self.layout.nr_frames
+        self.events = EventChannels(
+            self.memory, self.layout, self.end, wait_fd=wait_fd, ring_fds=ring_fds, vector=vector, ports=ports
+        )
+
+    @classmethod
+    def from_fds(cls, fds: Sequence[int], *, vector: int, ports: range) -> Self:
+        """Make an end from ``[memory, own eventfd, eventfds of the other end...]``, which it owns from now on."""
+        return cls(fds[0], fds[1], fds[2:], vector=vector, ports=ports)
+
+    def frame(self, number: int) -> memoryview:
+        """The 4096 bytes of one frame.
+
+        :raise IndexError: the link has no such frame.
+        """
+        view = self._frames[number]
+        if view is None:
+            view = self.memory[number * FRAME_SIZE : (number + 1) * FRAME_SIZE]
+            self._frames[number] = view
+        return view
+
+    @cached_property
+    def grants(self) -> GrantMap:
+        """What the other end has granted to this one."""
+        return GrantMap(self.memory, self.layout, self.frame, self.layout.domid[GRANTEE])
+
+    def close(self) -> None:
+        """Close the descriptors; may be called again."""
+        for descriptor in self._fds:
+            os.close(descriptor)
+        self._fds = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class GuestEnd(LinkEnd):
+    """The granter's end of a link, for a process that plays the guest: a frontend in Python."""
+
+    end: ClassVar[int] = GRANTER
+
+    @cached_property
+    def table(self) -> GrantTable:
+        """The references that this end gives out."""
+        return GrantTable(self.memory, self.layout)
+
+
+def _premade(layout: LinkLayout, write_at: memoryview) -> None:
+    """Write what the toolstack makes before the guest runs: ports and grants of the store and the console."""
+
+    def port(end: int, number: int, vector: int, remote: int) -> None:
+        PORT.pack_into(
+            write_at, layout.ports_frame[end] * FRAME_SIZE + number * PORT.size, PortState.INTERDOMAIN, vector, remote
+        )
+
+    def grant(ref: int, frame: int) -> None:
+        entry = pack_entry(GTF_PERMIT_ACCESS, layout.domid[GRANTEE], frame)
+        offset = layout.grant_frame * FRAME_SIZE + ref * GRANT_ENTRY_SIZE
+        write_at[offset : offset + GRANT_ENTRY_SIZE] = entry.to_bytes(GRANT_ENTRY_SIZE, "little")
+
+    # The guest's vectors for these two are 0; its driver moves them when it comes up.
+    port(GRANTER, GUEST_STORE_PORT, 0, STORE_PORTS[0])
+    port(GRANTER, GUEST_CONSOLE_PORT, 0, BACKEND_PORTS[0])
+    port(GRANTEE, STORE_PORTS[0], STORE_VECTOR, GUEST_STORE_PORT)
+    port(GRANTEE, BACKEND_PORTS[0], BACKEND_VECTOR, GUEST_CONSOLE_PORT)
+    grant(STORE_REF, layout.store_frame)
+    grant(CONSOLE_REF, layout.console_frame)
+
+
+class Link:
+    """A link as its owner holds it: the memory and every doorbell.
+
+    Made for one QEMU process; a domain that starts again gets a new one: QEMU cannot bear to see a peer ID twice.
+    """
+
+    def __init__(self, layout: LinkLayout) -> None:
+        self.layout = layout
+        self._fds: list[int] = []
+        self._memory_fd = -1
+        self._doorbells: tuple[list[int], ...] = ()
+        self._server: socket.socket | None = None
+
+    @classmethod
+    def create(cls, domid: int, *, size: int = DEFAULT_SIZE, guest_vectors: int = DEFAULT_GUEST_VECTORS) -> Self:
+        """Make the link between a domain and Domain 0, with start info, the store's and the console's ports and grants.
+
+        :param size: bytes, a power of two.
+        :raise HostError: no memory or no descriptors left.
+        """
+        link = cls(LinkLayout(size // FRAME_SIZE, (domid, DOMAIN_0), vectors=(guest_vectors, DOMAIN_0_VECTORS)))
+        try:
+            link._open(f"harness-link-{domid}-{DOMAIN_0}")
+        except OSError as error:
+            link.close()
+            raise HostError(
+                f"cannot make a link of {size >> 20} MiB for domain {domid}: {error.strerror}",
+                hint="free some memory, or raise the limit of open files (ulimit -n)",
+            ) from error
+        return link
+
+    def _open(self, name: str) -> None:
+        self._memory_fd = self._own(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
+        os.ftruncate(self._memory_fd, self.layout.size)
+        fcntl.fcntl(self._memory_fd, fcntl.F_ADD_SEALS, SEALS)
+        with mmap.mmap(self._memory_fd, self.layout.size) as mapping, memoryview(mapping) as memory:
+            start = pack_start_info(self.layout)
+            memory[: len(start)] = start
+            memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size] = self.layout.pack_info()
+            _premade(self.layout, memory)
+        self._doorbells = tuple(
+            [self._own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) for _ in range(count)]
+            for count in self.layout.vectors
+        )
+
+    def _own(self, descriptor: int) -> int:
+        self._fds.append(descriptor)
+        return descriptor
+
+    def qemu_socket(self) -> socket.socket:
+        """The socket to give to QEMU as ``-chardev socket,fd=N``: every ivshmem server message waits in it already.
+
+        The caller closes it once QEMU has inherited it.
+
+        :raise RuntimeError: this link has been given to a QEMU before.
+        """
+        if self._server is not None:
+            raise RuntimeError("a link serves one QEMU process only: create another one")
+        self._server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ivshmem.queue_messages(
+            self._server,
+            self.layout.peer[GRANTER],
+            self._memory_fd,
+            self._doorbells[GRANTER],
+            {self.layout.peer[GRANTEE]: self._doorbells[GRANTEE]},
+        )
+        return client
+
+    def _fds(self, end: int, vector: int) -> list[int]:
+        return [self._memory_fd, self._doorbells[end][vector], *self._doorbells[1 - end]]
+
+    def store_fds(self) -> list[int]:
+        """What the store needs for its ``LinkEnd``; the link keeps the descriptors, pass them on or duplicate them."""
+        return self._fds(GRANTEE, STORE_VECTOR)
+
+    def backend_fds(self) -> list[int]:
+        """What the backend process needs for its ``LinkEnd``; the link keeps the descriptors."""
+        return self._fds(GRANTEE, BACKEND_VECTOR)
+
+    def guest_fds(self, vector: int = 0) -> list[int]:
+        """What a process that plays the guest needs for its ``GuestEnd``; the link keeps the descriptors."""
+        return self._fds(GRANTER, vector)
+
+    def close(self) -> None:
+        """Close everything; may be called again. Other processes keep what they have been given."""
+        for descriptor in self._fds:
+            os.close(descriptor)
+        self._fds = []
+        if self._server is not None:
+            self._server.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
