@@ -213,20 +213,20 @@ class Link:
         )
         return client
 
-    def _fds(self, end: int, vector: int) -> list[int]:
+    def _fds_for(self, end: int, vector: int) -> list[int]:
         return [self._memory_fd, self._doorbells[end][vector], *self._doorbells[1 - end]]
 
     def store_fds(self) -> list[int]:
         """What the store needs for its ``LinkEnd``; the link keeps the descriptors, pass them on or duplicate them."""
-        return self._fds(GRANTEE, STORE_VECTOR)
+        return self._fds_for(GRANTEE, STORE_VECTOR)
 
     def backend_fds(self) -> list[int]:
         """What the backend process needs for its ``LinkEnd``; the link keeps the descriptors."""
-        return self._fds(GRANTEE, BACKEND_VECTOR)
+        return self._fds_for(GRANTEE, BACKEND_VECTOR)
 
     def guest_fds(self, vector: int = 0) -> list[int]:
         """What a process that plays the guest needs for its ``GuestEnd``; the link keeps the descriptors."""
-        return self._fds(GRANTER, vector)
+        return self._fds_for(GRANTER, vector)
 
     def close(self) -> None:
         """Close everything; may be called again. Other processes keep what they have been given."""
