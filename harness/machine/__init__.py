@@ -1,0 +1,1 @@
+"""QEMU itself: accelerator, command line, process and QMP, and the monitor that notices its troubles."""

@@ -1,0 +1,186 @@
+"""From what a machine shall be to QEMU's command line: a pure function, no process, no file.
+
+Everything the machine talks through is an inherited descriptor, so that there is no socket file to guard or to leak.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+QEMU = "qemu-system-x86_64"
+
+SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+CPU = {
+    # Emulated, `rep movsb` is several times slower than plain moves, and the kernel's memcpy uses it when ERMS or FSRM
+    # is shown.
+    "tcg": "max,erms=off,fsrm=off",
+    "kvm": "host",
+}
+
+KERNEL_ARGUMENTS = (
+    "console=ttyS0",
+    # A crashed guest ends at once (-no-reboot turns its reboot into QEMU's exit) and with its report on the console.
+    "panic=-1",
+    "oops=panic",
+)
+
+IDE_TARGETS = ("hda", "hdb", "hdc", "hdd")
+
+NIC_DEVICES = {"ne2000": "ne2k_pci", "e1000": "e1000", "virtio": "virtio-net-pci"}
+
+
+@dataclass(frozen=True)
+class MachineDisk:
+    """A disk that QEMU itself serves.
+
+    :param target: its name in the guest (``hda``, ``vda``); says where on the IDE bus it sits.
+    :param path: raw image. The harness holds its own lock on it, so QEMU does not lock.
+    """
+
+    model: Literal["ide", "virtio"]
+    target: str
+    path: Path
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class MachineNetwork:
+    """A network card that QEMU itself serves.
+
+    :param tap_fd: an open TAP port; whether frames carry a virtio-net header, QEMU asks the descriptor.
+    """
+
+    model: Literal["ne2000", "e1000", "virtio"]
+    mac: str
+    tap_fd: int
+
+
+@dataclass(frozen=True)
+class MachineLink:
+    """An ivshmem link.
+
+    :param fd: a stream socket on which the ivshmem server's messages arrive.
+    :param vectors: interrupt vectors the device has.
+    """
+
+    fd: int
+    vectors: int = 8
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All that QEMU is told.
+
+    :param memory: MiB.
+    :param console_fd: socket of the first serial port, ttyS0.
+    :param agent_fd: socket of the second serial port, ttyS1.
+    :param kernel_arguments: appended to those that every guest gets.
+    """
+
+    name: str
+    accelerator: Literal["tcg", "kvm"]
+    memory: int
+    vcpus: int
+    kernel: Path
+    initramfs: Path
+    console_fd: int
+    agent_fd: int
+    disks: tuple[MachineDisk, ...] = ()
+    networks: tuple[MachineNetwork, ...] = ()
+    links: tuple[MachineLink, ...] = ()
+    kernel_arguments: tuple[str, ...] = field(default=())
+
+    def descriptors(self) -> list[int]:
+        """The descriptors QEMU has to inherit."""
+        return [
+            self.console_fd,
+            self.agent_fd,
+            *(network.tap_fd for network in self.networks),
+            *(link.fd for link in self.links),
+        ]
+
+
+def escape(text: str | Path) -> str:
+    """Text as a value in one of QEMU's ``key=value,…`` options, where a comma is written twice."""
+    return str(text).replace(",", ",,")
+
+
+def base_arguments(accelerator: str) -> list[str]:
+    """What every QEMU of ours starts with: no configuration files, no default devices, no window."""
+    return [
+        QEMU,
+        "-no-user-config",
+        "-nodefaults",
+        *("-display", "none"),
+        *("-machine", "pc,usb=off,vmport=off,dump-guest-core=off"),
+        *("-accel", accelerator),
+        *("-cpu", CPU[accelerator]),
+        "-no-reboot",
+        *("-sandbox", SANDBOX),
+    ]
+
+
+def _serial_port(name: str, fd: int) -> list[str]:
+    return ["-chardev", f"socket,id={name},fd={fd}", "-serial", f"chardev:{name}"]
+
+
+def _disk(disk: MachineDisk) -> list[str]:
+    node = f"disk-{disk.target}"
+    image = {
+        "driver": "raw",
+        "node-name": node,
+        "read-only": disk.readonly,
+        # Writes reach the host's page cache and are durable when the guest's flush has been answered.
+        "cache": {"direct": False, "no-flush": False},
+        "file": {"driver": "file", "filename": str(disk.path), "locking": "off"},
+    }
+    device: dict[str, str | int] = {"id": disk.target, "drive": node, "serial": disk.target, "write-cache": "on"}
+    if disk.model == "ide":
+        position = IDE_TARGETS.index(disk.target)
+        device |= {"driver": "ide-hd", "bus": f"ide.{position // 2}", "unit": position % 2}
+    else:
+        device |= {"driver": "virtio-blk-pci"}
+    return ["-blockdev", json.dumps(image), "-device", json.dumps(device)]
+
+
+def _network(number: int, network: MachineNetwork) -> list[str]:
+    # An empty romfile leaves out the card's network boot ROM, which only costs time.
+    device = f"{NIC_DEVICES[network.model]},id=net{number},netdev=tap{number},mac={network.mac},romfile="
+    return ["-netdev", f"tap,id=tap{number},fd={network.tap_fd},vhost=off", "-device", device]
+
+
+def _link(number: int, link: MachineLink) -> list[str]:
+    device = f"ivshmem-doorbell,id=link{number},chardev=link{number},vectors={link.vectors},master=on"
+    return ["-chardev", f"socket,id=link{number},fd={link.fd}", "-device", device]
+
+
+def command_line(machine: Machine, qmp_fd: int) -> list[str]:
+    """QEMU's argument vector, program first. The machine starts paused (``-S``).
+
+    :param qmp_fd: the socket on which QEMU speaks QMP.
+    """
+    arguments = [
+        *base_arguments(machine.accelerator),
+        *("-name", f"guest={escape(machine.name)}"),
+        *("-m", f"size={machine.memory}M"),
+        *("-smp", str(machine.vcpus)),
+        "-S",
+        *("-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"),
+        *_serial_port("console", machine.console_fd),
+        *_serial_port("agent", machine.agent_fd),
+        *("-device", "pvpanic-pci"),
+        *("-kernel", str(machine.kernel)),
+        *("-initrd", str(machine.initramfs)),
+        *("-append", " ".join([*KERNEL_ARGUMENTS, *machine.kernel_arguments])),
+    ]
+    for link_number, link in enumerate(machine.links):
+        arguments += _link(link_number, link)
+    for disk in machine.disks:
+        arguments += _disk(disk)
+    for network_number, network in enumerate(machine.networks):
+        arguments += _network(network_number, network)
+    return arguments

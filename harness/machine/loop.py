@@ -1,0 +1,94 @@
+"""The one asyncio loop of this process: every domain's QMP, console and agent traffic runs in it, in one daemon thread.
+
+Callers stay plain synchronous code and come in through :func:`run`. Child processes are *not* started here: their death
+signal is tied to the thread that starts them, see :mod:`harness.host.process`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from harness.host.deadline import Deadline
+
+T = TypeVar("T")
+
+CANCEL_SECONDS = 5.0
+"""How long an interrupted :func:`run` waits for the clean-up code of what it was running."""
+
+_start_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
+_background: set[asyncio.Task[None]] = set()
+
+
+def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Send an exception nobody caught where exceptions of threads go: standard error, or a failed test under pytest."""
+    error = context.get("exception") or RuntimeError(context.get("message", "unknown trouble in the asyncio loop"))
+    hook_arguments = (type(error), error, error.__traceback__, threading.current_thread())
+    threading.excepthook(threading.ExceptHookArgs(hook_arguments))
+
+
+def get() -> asyncio.AbstractEventLoop:
+    """The loop; the first call starts its thread."""
+    global _loop  # noqa: PLW0603 - "one per process" is the point of this module
+    with _start_lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            _loop.set_exception_handler(_report)
+            threading.Thread(target=_loop.run_forever, name="harness-loop", daemon=True).start()
+        return _loop
+
+
+async def bounded(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+    """Await ``work``, and cancel it when the deadline passes.
+
+    :raise DeadlineExpired: it did not finish in time; its own TimeoutErrors pass through unchanged.
+    """
+    try:
+        async with asyncio.timeout(deadline.left) as scope:
+            return await work
+    except TimeoutError:
+        if scope.expired():
+            raise deadline.error() from None
+        raise
+
+
+def run(work: Coroutine[Any, Any, T], deadline: Deadline | None = None) -> T:
+    """Run a coroutine in the loop and wait for its result; any thread but the loop's own may call this.
+
+    An exception that interrupts the waiting (KeyboardInterrupt, above all) cancels the coroutine first, so that nothing
+    goes on behind the back of the caller's clean-up.
+
+    :raise DeadlineExpired: it did not finish in time and has been cancelled.
+    """
+    ended = threading.Event()
+
+    async def job() -> T:
+        try:
+            return await (work if deadline is None else bounded(work, deadline))
+        finally:
+            ended.set()
+
+    future = asyncio.run_coroutine_threadsafe(job(), get())
+    try:
+        return future.result()
+    finally:
+        if not future.done():
+            future.cancel()
+            ended.wait(CANCEL_SECONDS)
+
+
+def _background_ended(task: asyncio.Task[None]) -> None:
+    _background.discard(task)
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _report(task.get_loop(), {"exception": error})
+
+
+def background(work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    """Start a task that nobody awaits; call this in the loop. Its exception is reported at once, never swallowed."""
+    task = asyncio.get_running_loop().create_task(work, name=name)
+    _background.add(task)
+    task.add_done_callback(_background_ended)
+    return task

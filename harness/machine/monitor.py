@@ -1,0 +1,245 @@
+"""Notices whatever goes wrong with a domain, once, in one place; that is the error which every waiting caller sees.
+
+It hears QEMU's exit, QMP events, the console (whose reader calls :meth:`Monitor.console_trouble`) and the end of other
+processes the domain depends on. One trouble seldom comes alone: a panic ends QEMU, which breaks the connection to the
+agent. So the first report opens a short window in which others may come in, and a crash beats everything else. All of
+this runs in the loop of :mod:`harness.machine.loop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from qemu.qmp import Message
+
+from harness.host.deadline import Deadline
+from harness.host.errors import DeadlineExpired, GuestCrashed, GuestError, GuestGone, GuestSilent
+from harness.host.process import Child
+from harness.machine.loop import background
+from harness.machine.qemu import QemuProcess
+
+T = TypeVar("T")
+
+SETTLE_SECONDS = 1.0
+"""How long after the first report others are waited for: the rest of an oops, the cause behind a lost connection."""
+
+CONNECTION_ERRORS = (ConnectionError, EOFError, GuestGone)
+"""What a caller meets when the other end has vanished: the monitor will soon know why."""
+
+
+class Console(Protocol):
+    """What the monitor wants of the console's log."""
+
+    @property
+    def path(self) -> Path:
+        """The file that holds everything the console said."""
+
+    def last_lines(self) -> list[str]:
+        """The last lines, oldest first."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """One thing that went wrong.
+
+    :param crash: the guest's kernel crashed, which explains whatever else is reported.
+    """
+
+    crash: bool
+    text: str
+
+
+SHUTDOWN_TEXTS = {
+    "guest-shutdown": "the guest powered itself off",
+    "guest-reset": "the guest rebooted",
+    "guest-panic": "the guest's kernel panicked",
+    "host-qmp-quit": "QEMU was told to quit",
+    "host-qmp-system-reset": "QEMU was told to reset",
+    "host-signal": "QEMU was ended by a signal",
+    "host-error": "QEMU met an error of the host",
+}
+
+
+class Monitor:
+    """Watches one domain.
+
+    :param qemu: its connected QEMU.
+    :param console: its console's log.
+    """
+
+    def __init__(self, qemu: QemuProcess, console: Console) -> None:
+        self._qemu = qemu
+        self._console = console
+        self._reports: list[Report] = []
+        self._settled = asyncio.Event()
+        self._shutdown_reason: str | None = None
+        self._end_expected = False
+        self._console_closed = False
+        self._ended = asyncio.Event()
+        self._stop_watching: list[Callable[[], object]] = []
+        for work in (self._watch_events(), self._watch_exit()):
+            self._stop_watching.append(background(work, f"monitor of {qemu.name}").cancel)
+
+    def close(self) -> None:
+        """Stop watching."""
+        for stop in self._stop_watching:
+            stop()
+        self._stop_watching.clear()
+
+    def watch_child(self, child: Child) -> None:
+        """Count the end of another process, such as the domain's backend, as the domain's failure."""
+        loop, descriptor = asyncio.get_running_loop(), child.pidfd()
+
+        def stop() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+
+        def ended() -> None:
+            self._stop_watching.remove(stop)
+            stop()
+            if not self._end_expected:
+                self._report(str(child.error(f"{child.name} ended unexpectedly")))
+
+        loop.add_reader(descriptor, ended)
+        self._stop_watching.append(stop)
+
+    def console_trouble(self, text: str) -> None:
+        """The console shows a panic or an oops; call this in the loop, once per line that says so."""
+        self._report(text, crash=True)
+
+    def console_closed(self) -> None:
+        """The console has been read to its end; call this in the loop."""
+        self._console_closed = True
+        self._settle_if_over()
+
+    def expect_end(self) -> None:
+        """From now on QEMU's end and that of helpers is what we want; a crash still is a failure."""
+        self._end_expected = True
+
+    async def wait_end(self, deadline: Deadline | None = None) -> str:
+        """Wait for QEMU to end, and say in words why it did.
+
+        :raise GuestCrashed: the guest's kernel crashed.
+        :raise DeadlineExpired: QEMU still runs.
+        """
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline.left):
+                await self._ended.wait()
+        except TimeoutError:
+            if deadline is None:
+                raise
+            raise deadline.error() from None
+        if self._crashed:
+            raise await self._failure()
+        return self._end_text()
+
+    async def guard(self, work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
+        """Await something the guest has to do, for as long as the guest is all right.
+
+        :raise GuestCrashed, GuestGone: what the monitor noticed meanwhile, or had noticed before.
+        :raise GuestSilent: the deadline passed and nothing else is known to be wrong.
+        """
+        if self._reports:
+            work.close()
+            raise await self._failure()
+        task = asyncio.ensure_future(work)
+        settled = asyncio.ensure_future(self._settled.wait())
+        try:
+            await asyncio.wait({task, settled}, timeout=deadline.left, return_when=asyncio.FIRST_COMPLETED)
+            if task.done() and not await self._explains(task):
+                return task.result()
+            if self._reports:
+                raise await self._failure()
+            raise deadline.error()
+        except DeadlineExpired as error:
+            raise self._silent(error) from None
+        finally:
+            settled.cancel()
+            task.cancel()
+            await asyncio.wait({task})
+            # Retrieved, so that the error of an abandoned task is not reported as lost.
+            _ = task.cancelled() or task.exception()
+
+    async def _explains(self, task: asyncio.Task[T]) -> bool:
+        """Whether the task failed because of a trouble the monitor knows of, or comes to know of within a moment."""
+        if task.cancelled() or (error := task.exception()) is None:
+            return False
+        if isinstance(error, CONNECTION_ERRORS):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE_SECONDS):
+                    await self._settled.wait()
+        return bool(self._reports)
+
+    async def _watch_events(self) -> None:
+        async for event in self._qemu.events:
+            self._on_event(event)
+
+    def _on_event(self, event: Message) -> None:
+        data = event.get("data")
+        details = data if isinstance(data, dict) else {}
+        if event["event"] == "SHUTDOWN":
+            self._shutdown_reason = str(details.get("reason"))
+        elif event["event"] in ("GUEST_PANICKED", "GUEST_CRASHLOADED"):
+            self._report("the guest's kernel panicked", crash=True)
+
+    async def _watch_exit(self) -> None:
+        status = await self._qemu.wait_disconnected()
+        for event in self._qemu.events.clear():
+            self._on_event(event)
+        self._ended.set()
+        if not self._end_expected:
+            self._report(f"{self._end_text()} (QEMU's exit status {status})")
+        self._settle_if_over()
+
+    def _report(self, text: str, *, crash: bool = False) -> None:
+        self._reports.append(Report(crash, text))
+        if len(self._reports) == 1:
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settled.set)
+
+    def _settle_if_over(self) -> None:
+        """With QEMU gone and its console read to the end there is nothing more to hear."""
+        if self._reports and self._ended.is_set() and self._console_closed:
+            self._settled.set()
+
+    @property
+    def _crashed(self) -> bool:
+        return any(report.crash for report in self._reports)
+
+    def _end_text(self) -> str:
+        if self._shutdown_reason is None:
+            return "QEMU ended without a word"
+        return SHUTDOWN_TEXTS.get(self._shutdown_reason, f"QEMU ended: {self._shutdown_reason}")
+
+    async def _failure(self) -> GuestError:
+        await self._settled.wait()
+        crashes = [report.text for report in self._reports if report.crash]
+        # Of the rest, the first is the likeliest cause, but nobody can be sure.
+        texts = crashes or [report.text for report in self._reports]
+        return self._error(GuestCrashed if crashes else GuestGone, "; ".join(dict.fromkeys(texts)))
+
+    def _silent(self, error: DeadlineExpired) -> GuestError:
+        return self._error(GuestSilent, error.what)
+
+    def _error(self, kind: type[GuestError], text: str) -> GuestError:
+        return kind(
+            f"domain {self._qemu.name}: {text}",
+            console=self._console.last_lines(),
+            hint=look_further(self._qemu.child, self._console.path),
+        )
+
+
+def look_further(qemu: Child, console: Path) -> str:
+    """Where somebody who has to find out more can look."""
+    lines: Sequence[str] = (
+        f"console log: {console}",
+        f"QEMU's output: {qemu.log}",
+        f"QEMU's command: {shlex.join(qemu.argv)}",
+    )
+    return "\n".join(lines)

@@ -1,0 +1,210 @@
+"""One QEMU process and the QMP connection to it.
+
+A QEMU is started in two halves. :meth:`QemuProcess.spawn` runs in the owner's main thread, because the child dies with
+the thread that started it; everything else runs in the loop of :mod:`harness.machine.loop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from contextlib import suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, QMPClient, QMPError, Runstate
+
+from harness.host.deadline import Deadline
+from harness.host.errors import DeadlineExpired, GuestGone, UsageError
+from harness.host.process import Child, spawn
+from harness.machine.command_line import Machine, command_line
+
+DYING_SECONDS = 5.0
+"""How long a QEMU that has closed its QMP socket may take to be gone, so that its exit status can be told."""
+
+# The library logs every broken connection; ours become exceptions that say more.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
+
+
+class QemuState(StrEnum):
+    """PREPARED (never run) → RUNNING ⇄ PAUSED; every state → ENDED."""
+
+    PREPARED = "prepared"
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class QemuProcess:
+    """A QEMU process, its state as far as our own commands go, and its QMP connection.
+
+    :ivar child: the process.
+    :ivar events: every QMP event since QEMU started, for one reader: the monitor.
+    """
+
+    def __init__(self, name: str, child: Child, qmp_socket: socket.socket) -> None:
+        self.name = name
+        self.child = child
+        self.events = EventListener()
+        self._socket: socket.socket | None = qmp_socket
+        self._qmp = QMPClient(name)
+        self._qmp.register_listener(self.events)
+        self._state = QemuState.PREPARED
+        self._exit: asyncio.Future[int] | None = None
+
+    @classmethod
+    def spawn(cls, machine: Machine, log: Path) -> QemuProcess:
+        """Start QEMU with its CPUs stopped; call this in a thread that lives as long as the domain.
+
+        The caller closes its copies of the machine's descriptors afterwards.
+
+        :param log: receives what QEMU prints.
+        :raise HostError: QEMU is not installed.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                child = spawn(
+                    f"QEMU of domain {machine.name}",
+                    command_line(machine, theirs.fileno()),
+                    log=log,
+                    pass_fds=[theirs.fileno(), *machine.descriptors()],
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return cls(machine.name, child, ours)
+
+    @property
+    def state(self) -> QemuState:
+        if self.child.poll() is not None:
+            return QemuState.ENDED
+        return self._state
+
+    def require(self, *states: QemuState) -> None:
+        """Check that QEMU is in one of some states.
+
+        :raise UsageError: it is not.
+        """
+        if self.state not in states:
+            raise UsageError(f"domain {self.name} is {self.state}, not {' or '.join(states)}")
+
+    async def connect(self, deadline: Deadline) -> None:
+        """Speak QMP with the new process; afterwards it is known to have accepted its command line.
+
+        :raise LaunchError: QEMU ended instead; carries its command line and what it said.
+        :raise DeadlineExpired: it is there and says nothing.
+        """
+        self.require(QemuState.PREPARED)
+        if self._socket is None:
+            raise UsageError(f"QEMU of domain {self.name} is connected already")
+        self._exit = asyncio.get_running_loop().create_future()
+        self._watch_exit()
+        qmp_socket, self._socket = self._socket, None
+        qmp_socket.setblocking(False)
+        try:
+            async with asyncio.timeout(deadline.left):
+                await self._qmp.connect(qmp_socket)
+        except TimeoutError:
+            raise deadline.error() from None
+        except ConnectError as error:
+            qmp_socket.close()
+            with suppress(DeadlineExpired):
+                await self.wait_exit(Deadline(DYING_SECONDS, "the end of QEMU"))
+            raise self.child.error(f"QEMU of domain {self.name} did not start") from error
+
+    def _watch_exit(self) -> None:
+        loop, descriptor = asyncio.get_running_loop(), self.child.pidfd()
+
+        def ended() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            status = self.child.poll()
+            if self._exit is not None and not self._exit.done():
+                self._exit.set_result(-1 if status is None else status)
+
+        loop.add_reader(descriptor, ended)
+
+    async def wait_exit(self, deadline: Deadline | None = None) -> int:
+        """Wait for the end of QEMU and return its exit status (negative: the signal).
+
+        :raise DeadlineExpired: it still runs.
+        """
+        if self._exit is None:
+            raise UsageError(f"QEMU of domain {self.name} has not been connected to")
+        done, _ = await asyncio.wait({self._exit}, timeout=None if deadline is None else deadline.left)
+        if not done and deadline is not None:
+            raise deadline.error()
+        return self._exit.result()
+
+    async def wait_disconnected(self) -> int:
+        """Wait for QEMU's end and for the last of its QMP events to be in :attr:`events`; return its exit status."""
+        status = await self.wait_exit()
+        while self._qmp.runstate == Runstate.RUNNING:
+            await self._qmp.runstate_changed()
+        return status
+
+    async def execute(self, command: str, arguments: dict[str, Any] | None = None) -> object:
+        """Run a QMP command and return its result.
+
+        :raise qemu.qmp.ExecuteError: QEMU refused.
+        :raise GuestGone: QEMU ended or the connection broke.
+        """
+        if self._qmp.runstate != Runstate.RUNNING:
+            raise GuestGone(f"QEMU of domain {self.name} is gone: QMP command {command} was not sent")
+        try:
+            return await self._qmp.execute(command, arguments)
+        except ExecInterruptedError as error:
+            raise GuestGone(f"QEMU of domain {self.name} ended during the QMP command {command}") from error
+
+    async def send_descriptor(self, name: str, descriptor: int) -> None:
+        """Give QEMU a descriptor under a name, to be used in later commands (``getfd``)."""
+        if self._qmp.runstate != Runstate.RUNNING:
+            raise GuestGone(f"QEMU of domain {self.name} is gone: descriptor {name} was not sent")
+        self._qmp.send_fd_scm(descriptor)
+        await self.execute("getfd", {"fdname": name})
+
+    async def cont(self) -> None:
+        """Let the CPUs run.
+
+        :raise UsageError: they do already, or QEMU has ended.
+        """
+        self.require(QemuState.PREPARED, QemuState.PAUSED)
+        await self.execute("cont")
+        self._state = QemuState.RUNNING
+
+    async def stop(self) -> None:
+        """Stop the CPUs.
+
+        :raise UsageError: they do not run.
+        """
+        self.require(QemuState.RUNNING)
+        await self.execute("stop")
+        self._state = QemuState.PAUSED
+
+    async def power_button(self) -> None:
+        """Press the guest's power button (ACPI); what the guest makes of it is its business."""
+        self.require(QemuState.RUNNING)
+        await self.execute("system_powerdown")
+
+    async def quit(self, deadline: Deadline) -> int:
+        """End QEMU, kindly at first, and return its exit status; also good for one that never connected."""
+        if self.child.poll() is None and self._qmp.runstate == Runstate.RUNNING:
+            with suppress(GuestGone, QMPError, TimeoutError):
+                async with asyncio.timeout(deadline.left):
+                    await self.execute("quit")
+                    await self.wait_exit()
+        status = self.child.kill()
+        await self._disconnect()
+        return status
+
+    async def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._qmp.runstate != Runstate.IDLE:
+            with suppress(QMPError, EOFError, OSError):
+                await self._qmp.disconnect()
