@@ -19,6 +19,7 @@
 #include <xen/interface/xen.h>
 #include <xen/interface/grant_table.h>
 #include <xen/interface/io/xenbus.h>
+#include <xen/page.h>
 
 #define LINK_REG_IVPOSITION	8
 #define LINK_REG_DOORBELL	12
@@ -111,7 +112,7 @@ struct link_grant {
 
 /*
  * Allocate @nr adjacent frames, zeroed, and grant them; @flags is 0 or
- * GTF_readonly. Returns 0, -ENOSPC or -ENODEV.
+ * GTF_readonly. Returns 0 or -ENOSPC. Process context, as all grant functions.
  */
 int link_grant_alloc(struct link *link, u32 nr, u16 flags,
 		     struct link_grant *grant);
@@ -216,6 +217,7 @@ struct pvbus_device {
 	enum xenbus_state otherend_state;
 	struct list_head list;
 	bool seen;
+	bool removing;
 };
 
 /*

@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* What the files of pvbus.ko share among themselves. */
+#ifndef _BUS_H
+#define _BUS_H
+
+#include <linux/mutex.h>
+#include <linux/pci.h>
+#include <linux/spinlock.h>
+#include <xen/interface/io/xs_wire.h>
+#include "link.h"
+#include "pvbus.h"
+
+struct link_vector;
+
+/* Event channels: this end's ports, and what to do when they get pending. */
+struct link_events {
+	u8 *pending[2];			/* indexed by end */
+	u8 *mask[2];
+	u64 *ports[2];			/* struct link_port, one access each */
+	spinlock_t lock;		/* choosing a free port */
+	struct link_channel **channels;	/* by port; NULL: nobody listens */
+	struct link_vector *vectors;
+	unsigned int nr_vectors;
+};
+
+/* Frames and grants. Frame n is granted by reference n, so one map does. */
+struct link_grants {
+	struct grant_entry_v1 *table;
+	u8 *status;
+	spinlock_t lock;
+	unsigned long *used;
+	unsigned long *leaving;		/* access ended, but still mapped */
+	u32 first, end;			/* frames that may be granted */
+	struct delayed_work reclaim;
+};
+
+/* A message from the store, complete once all of it has been received. */
+struct store_message {
+	struct xsd_sockmsg header;
+	char *body;			/* with a NUL beyond its end */
+};
+
+/* The connection to XenStore. */
+struct store {
+	struct link *link;
+	struct xenstore_domain_interface *ring;
+	u32 port;
+	XENSTORE_RING_IDX req_prod;	/* ours: never read back from the ring */
+	XENSTORE_RING_IDX rsp_cons;
+	bool broken;			/* no sense in talking any more */
+	wait_queue_head_t wait;		/* for anything that an event may bring */
+
+	struct mutex lock;		/* one request at a time */
+	struct xsd_sockmsg request;
+
+	spinlock_t reply_lock;
+	bool waiting;			/* for the answer to @request */
+	struct store_message *reply;
+
+	struct workqueue_struct *receive_wq;
+	struct work_struct receive;
+	struct store_message *incoming;	/* by the work only */
+	u32 received;			/* bytes of it, header included */
+
+	struct workqueue_struct *watch_wq;
+	spinlock_t watch_lock;
+	struct list_head watches;
+	u32 last_token;
+};
+
+struct bus_link {
+	struct link link;
+	struct pci_dev *pdev;
+	struct link_info info;		/* a private copy, checked */
+	u32 store_frame, store_port;
+	u32 console_frame, console_port;	/* frame 0: no console */
+	struct link_events events;
+	struct link_grants grants;
+	struct store store;
+
+	/* Devices: changed only by watch work, or when that has ended. */
+	struct pvbus_watch device_watch;
+	struct list_head devices;
+	bool scanned;
+};
+
+#define to_bus_link(l) container_of(l, struct bus_link, link)
+
+int events_start(struct bus_link *bl);
+void events_stop(struct bus_link *bl);
+
+int grants_start(struct bus_link *bl);
+void grants_stop(struct bus_link *bl);
+
+int store_start(struct bus_link *bl);
+void store_stop(struct bus_link *bl);
+
+/* One piece of a request's payload. */
+struct store_part {
+	const void *data;
+	u32 len;
+};
+
+/*
+ * Send a request and wait for its answer. Returns the answer's body, which has a
+ * NUL beyond its length and is to be kfree()d, or an ERR_PTR.
+ */
+char *store_request(struct store *store, enum xsd_sockmsg_type type, u32 tx_id,
+		    const struct store_part *parts, unsigned int nr_parts,
+		    u32 *len);
+
+/* Hand a watch event, "path\0token\0", to its watch. */
+void store_watch_event(struct store *store, const char *body, u32 len);
+
+/* Wait for a running callback, if that is not where we are. */
+void flush_watch(struct pvbus_watch *watch);
+
+int devices_start(struct bus_link *bl);
+void devices_stop(struct bus_link *bl);
+
+extern struct bus_type pvbus_bus_type;
+
+#endif /* _BUS_H */

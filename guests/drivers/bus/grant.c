@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Frames of the link and the references that grant them: frame n always has
+ * reference n. The table has an entry for every frame that can be allocated, and
+ * both come and go together, so nothing is gained by telling them apart.
+ */
+#include <linux/bitmap.h>
+#include <linux/export.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include "bus.h"
+
+#define RECLAIM_PERIOD HZ
+
+/* Frames that were in use when their access ended: has the other end let go? */
+static void reclaim_frames(struct work_struct *work)
+{
+	struct bus_link *bl = container_of(to_delayed_work(work),
+					   struct bus_link, grants.reclaim);
+	struct link_grants *g = &bl->grants;
+	unsigned long ref;
+	bool more;
+
+	spin_lock(&g->lock);
+	for_each_set_bit(ref, g->leaving, g->end) {
+		if (READ_ONCE(g->status[ref]))
+			continue;
+		__clear_bit(ref, g->leaving);
+		__clear_bit(ref, g->used);
+	}
+	more = !bitmap_empty(g->leaving, g->end);
+	spin_unlock(&g->lock);
+	if (more)
+		schedule_delayed_work(&g->reclaim, RECLAIM_PERIOD);
+}
+
+int link_grant_alloc(struct link *link, u32 nr, u16 flags,
+		     struct link_grant *grant)
+{
+	struct link_grants *g = &to_bus_link(link)->grants;
+	unsigned long first;
+	u32 i;
+
+	grant->nr = 0;
+	spin_lock(&g->lock);
+	first = bitmap_find_next_zero_area(g->used, g->end, g->first, nr, 0);
+	if (!nr || first >= g->end) {
+		spin_unlock(&g->lock);
+		return -ENOSPC;
+	}
+	bitmap_set(g->used, first, nr);
+	spin_unlock(&g->lock);
+
+	grant->addr = link_frame_addr(link, first);
+	grant->ref = first;
+	grant->nr = nr;
+	/* Whatever was there before is not the other end's to see. */
+	memset(grant->addr, 0, (size_t)nr * XEN_PAGE_SIZE);
+	for (i = first; i < first + nr; i++) {
+		WRITE_ONCE(g->table[i].domid, link->remote_domid);
+		WRITE_ONCE(g->table[i].frame, i);
+	}
+	virt_wmb(); /* valid entries only once they are complete */
+	for (i = first; i < first + nr; i++)
+		WRITE_ONCE(g->table[i].flags, GTF_permit_access | flags);
+	return 0;
+}
+EXPORT_SYMBOL_GPL(link_grant_alloc);
+
+bool link_grant_in_use(struct link *link, const struct link_grant *grant)
+{
+	struct link_grants *g = &to_bus_link(link)->grants;
+	u32 i;
+
+	for (i = 0; i < grant->nr; i++)
+		if (READ_ONCE(g->status[grant->ref + i]))
+			return true;
+	return false;
+}
+EXPORT_SYMBOL_GPL(link_grant_in_use);
+
+void link_grant_free(struct link *link, struct link_grant *grant)
+{
+	struct link_grants *g = &to_bus_link(link)->grants;
+	u32 i, end = grant->ref + grant->nr;
+	bool leaving = false;
+
+	if (!grant->nr)
+		return;
+	for (i = grant->ref; i < end; i++)
+		WRITE_ONCE(g->table[i].flags, 0);
+	/* Who maps marks the status, then looks at the entry once more. */
+	link_mb(link);
+	spin_lock(&g->lock);
+	for (i = grant->ref; i < end; i++) {
+		if (READ_ONCE(g->status[i])) {
+			__set_bit(i, g->leaving);
+			leaving = true;
+		} else {
+			__clear_bit(i, g->used);
+		}
+	}
+	spin_unlock(&g->lock);
+	grant->nr = 0;
+	if (leaving)
+		schedule_delayed_work(&g->reclaim, RECLAIM_PERIOD);
+}
+EXPORT_SYMBOL_GPL(link_grant_free);
+
+int grants_start(struct bus_link *bl)
+{
+	const struct link_info *info = &bl->info;
+	struct link_grants *g = &bl->grants;
+	u32 entries = min_t(u64, (u64)info->nr_status_frames * XEN_PAGE_SIZE,
+			    (u64)info->nr_grant_frames * XEN_PAGE_SIZE /
+			    sizeof(*g->table));
+	unsigned long ref;
+
+	g->table = link_frame_addr(&bl->link, info->grant_frame);
+	g->status = link_frame_addr(&bl->link, info->status_frame);
+	spin_lock_init(&g->lock);
+	INIT_DELAYED_WORK(&g->reclaim, reclaim_frames);
+	g->first = max_t(u32, info->first_free_frame,
+			 GNTTAB_NR_RESERVED_ENTRIES);
+	g->end = max(g->first, min(bl->link.nr_frames, entries));
+	g->used = bitmap_zalloc(g->end, GFP_KERNEL);
+	g->leaving = bitmap_zalloc(g->end, GFP_KERNEL);
+	if (!g->used || !g->leaving) {
+		bitmap_free(g->used);
+		bitmap_free(g->leaving);
+		return -ENOMEM;
+	}
+	/* A driver that was here before may have left frames mapped. */
+	for (ref = g->first; ref < g->end; ref++) {
+		WRITE_ONCE(g->table[ref].flags, 0);
+		if (READ_ONCE(g->status[ref])) {
+			__set_bit(ref, g->used);
+			__set_bit(ref, g->leaving);
+		}
+	}
+	if (!bitmap_empty(g->leaving, g->end))
+		schedule_delayed_work(&g->reclaim, RECLAIM_PERIOD);
+	return 0;
+}
+
+void grants_stop(struct bus_link *bl)
+{
+	cancel_delayed_work_sync(&bl->grants.reclaim);
+	bitmap_free(bl->grants.used);
+	bitmap_free(bl->grants.leaving);
+}

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* XenStore's operations, and watches, over the messages of store.c. */
+#include <linux/export.h>
+#include <linux/kernel.h>
+#include <linux/slab.h>
+#include <linux/string.h>
+#include "bus.h"
+
+static struct store *store_of(struct link *link)
+{
+	return &to_bus_link(link)->store;
+}
+
+/* A request whose first string is a path; @value follows without a NUL. */
+static char *path_request(struct link *link, enum xsd_sockmsg_type type,
+			  struct pvbus_transaction t, const char *dir,
+			  const char *node, const char *value, u32 *len)
+{
+	struct store_part parts[2];
+	char *path, *body;
+
+	path = kasprintf(GFP_KERNEL, *node ? "%s/%s" : "%s%s", dir, node);
+	if (!path)
+		return ERR_PTR(-ENOMEM);
+	parts[0].data = path;
+	parts[0].len = strlen(path) + 1;
+	parts[1].data = value;
+	parts[1].len = value ? strlen(value) : 0;
+	body = store_request(store_of(link), type, t.id, parts, value ? 2 : 1,
+			     len);
+	kfree(path);
+	return body;
+}
+
+/* The errno of a request whose answer says nothing else. */
+static int finish(char *body)
+{
+	if (IS_ERR(body))
+		return PTR_ERR(body);
+	kfree(body);
+	return 0;
+}
+
+char *pvbus_read(struct link *link, struct pvbus_transaction t,
+		 const char *dir, const char *node, unsigned int *len)
+{
+	u32 length;
+	char *body = path_request(link, XS_READ, t, dir, node, NULL, &length);
+
+	if (!IS_ERR(body) && len)
+		*len = length;
+	return body;
+}
+EXPORT_SYMBOL_GPL(pvbus_read);
+
+int pvbus_write(struct link *link, struct pvbus_transaction t,
+		const char *dir, const char *node, const char *value)
+{
+	u32 len;
+
+	return finish(path_request(link, XS_WRITE, t, dir, node, value, &len));
+}
+EXPORT_SYMBOL_GPL(pvbus_write);
+
+int pvbus_rm(struct link *link, struct pvbus_transaction t,
+	     const char *dir, const char *node)
+{
+	u32 len;
+
+	return finish(path_request(link, XS_RM, t, dir, node, NULL, &len));
+}
+EXPORT_SYMBOL_GPL(pvbus_rm);
+
+bool pvbus_exists(struct link *link, struct pvbus_transaction t,
+		  const char *dir, const char *node)
+{
+	return !finish(pvbus_read(link, t, dir, node, NULL));
+}
+EXPORT_SYMBOL_GPL(pvbus_exists);
+
+int pvbus_directory(struct link *link, struct pvbus_transaction t,
+		    const char *dir, const char *node, char ***names)
+{
+	u32 len, pos;
+	int nr = 0, i;
+	char *body, *strings;
+
+	body = path_request(link, XS_DIRECTORY, t, dir, node, NULL, &len);
+	if (IS_ERR(body))
+		return PTR_ERR(body);
+	for (pos = 0; pos < len; pos += strlen(body + pos) + 1)
+		nr++;
+	*names = kzalloc(nr * sizeof(**names) + len + 1, GFP_KERNEL);
+	if (!*names) {
+		kfree(body);
+		return -ENOMEM;
+	}
+	strings = (char *)&(*names)[nr];
+	memcpy(strings, body, len);
+	kfree(body);
+	for (i = 0, pos = 0; i < nr; i++, pos += strlen(strings + pos) + 1)
+		(*names)[i] = strings + pos;
+	return nr;
+}
+EXPORT_SYMBOL_GPL(pvbus_directory);
+
+int pvbus_scanf(struct link *link, struct pvbus_transaction t,
+		const char *dir, const char *node, const char *fmt, ...)
+{
+	char *value = pvbus_read(link, t, dir, node, NULL);
+	va_list ap;
+	int n;
+
+	if (IS_ERR(value))
+		return PTR_ERR(value);
+	va_start(ap, fmt);
+	n = vsscanf(value, fmt, ap);
+	va_end(ap);
+	kfree(value);
+	return n > 0 ? n : -ERANGE;
+}
+EXPORT_SYMBOL_GPL(pvbus_scanf);
+
+int pvbus_printf(struct link *link, struct pvbus_transaction t,
+		 const char *dir, const char *node, const char *fmt, ...)
+{
+	va_list ap;
+	char *value;
+	int err;
+
+	va_start(ap, fmt);
+	value = kvasprintf(GFP_KERNEL, fmt, ap);
+	va_end(ap);
+	if (!value)
+		return -ENOMEM;
+	err = pvbus_write(link, t, dir, node, value);
+	kfree(value);
+	return err;
+}
+EXPORT_SYMBOL_GPL(pvbus_printf);
+
+unsigned int pvbus_read_unsigned(struct link *link, const char *dir,
+				 const char *node, unsigned int fallback)
+{
+	char *value = pvbus_read(link, PVBUS_NIL, dir, node, NULL);
+	unsigned int number;
+
+	if (IS_ERR(value))
+		return fallback;
+	if (kstrtouint(value, 10, &number))
+		number = fallback;
+	kfree(value);
+	return number;
+}
+EXPORT_SYMBOL_GPL(pvbus_read_unsigned);
+
+int pvbus_transaction_start(struct link *link, struct pvbus_transaction *t)
+{
+	const struct store_part nothing = { "", 1 };
+	char *body;
+	u32 len;
+	int err;
+
+	body = store_request(store_of(link), XS_TRANSACTION_START, 0, &nothing,
+			     1, &len);
+	if (IS_ERR(body))
+		return PTR_ERR(body);
+	err = kstrtou32(body, 10, &t->id);
+	kfree(body);
+	return err || !t->id ? -EIO : 0;
+}
+EXPORT_SYMBOL_GPL(pvbus_transaction_start);
+
+int pvbus_transaction_end(struct link *link, struct pvbus_transaction t,
+			  bool abort)
+{
+	const struct store_part verdict = { abort ? "F" : "T", 2 };
+	u32 len;
+
+	return finish(store_request(store_of(link), XS_TRANSACTION_END, t.id,
+				    &verdict, 1, &len));
+}
+EXPORT_SYMBOL_GPL(pvbus_transaction_end);
+
+/* ---- watches ----------------------------------------------------------- */
+
+static void run_watch(struct work_struct *work)
+{
+	struct pvbus_watch *watch = container_of(work, struct pvbus_watch,
+						 work);
+
+	watch->callback(watch);
+}
+
+void store_watch_event(struct store *store, const char *body, u32 len)
+{
+	const char *token = body + strlen(body) + 1;
+	struct pvbus_watch *watch;
+	u32 number;
+
+	if (token >= body + len || kstrtou32(token, 16, &number)) {
+		dev_warn_ratelimited(store->link->dev,
+				     "XenStore: dropped a watch event without a known token\n");
+		return;
+	}
+	/* None is found when the event overtook its watch's removal. */
+	spin_lock(&store->watch_lock);
+	list_for_each_entry(watch, &store->watches, list)
+		if (watch->token == number) {
+			queue_work(store->watch_wq, &watch->work);
+			break;
+		}
+	spin_unlock(&store->watch_lock);
+}
+
+static int watch_request(struct pvbus_watch *watch, enum xsd_sockmsg_type type)
+{
+	char token[9];
+	struct store_part parts[2] = {
+		{ watch->node, strlen(watch->node) + 1 },
+		{ token, 1 + snprintf(token, sizeof(token), "%x", watch->token) },
+	};
+	u32 len;
+
+	return finish(store_request(store_of(watch->link), type, 0, parts, 2,
+				    &len));
+}
+
+void flush_watch(struct pvbus_watch *watch)
+{
+	if (current_work() != &watch->work)
+		flush_work(&watch->work);
+}
+
+int pvbus_register_watch(struct link *link, struct pvbus_watch *watch)
+{
+	struct store *store = store_of(link);
+	int err;
+
+	watch->link = link;
+	INIT_WORK(&watch->work, run_watch);
+	spin_lock(&store->watch_lock);
+	watch->token = ++store->last_token;
+	list_add_tail(&watch->list, &store->watches);
+	spin_unlock(&store->watch_lock);
+	err = watch_request(watch, XS_WATCH);
+	if (err) {
+		spin_lock(&store->watch_lock);
+		list_del(&watch->list);
+		spin_unlock(&store->watch_lock);
+		cancel_work_sync(&watch->work);
+	}
+	return err;
+}
+EXPORT_SYMBOL_GPL(pvbus_register_watch);
+
+void pvbus_unregister_watch(struct pvbus_watch *watch)
+{
+	struct store *store = store_of(watch->link);
+
+	spin_lock(&store->watch_lock);
+	list_del(&watch->list);
+	spin_unlock(&store->watch_lock);
+	/* Should this fail, its events find no watch any more. */
+	(void)watch_request(watch, XS_UNWATCH);
+	if (current_work() != &watch->work)
+		cancel_work_sync(&watch->work);
+}
+EXPORT_SYMBOL_GPL(pvbus_unregister_watch);
