@@ -46,6 +46,21 @@ DEFAULT_GUEST_VECTORS = 8
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
+class _Frames:
+    """Views of single frames, each made once: backends ask for the same ones over and over."""
+
+    def __init__(self, memory: memoryview, nr_frames: int) -> None:
+        self._memory = memory
+        self._views: list[memoryview | None] = [None] * nr_frames
+
+    def view(self, number: int) -> memoryview:
+        view = self._views[number]
+        if view is None:
+            view = self._memory[number * FRAME_SIZE : (number + 1) * FRAME_SIZE]
+            self._views[number] = view
+        return view
+
+
 class LinkEnd:
     """What a process that serves the grantee's end (Domain 0) has of a link.
 
@@ -71,7 +86,7 @@ class LinkEnd:
         self.memory = memoryview(mmap.mmap(memory_fd, size))
         info = bytes(self.memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size])
         self.layout = LinkLayout.parse_info(info, size)
-        self._frames: list[memoryview | None] = [None] * self.layout.nr_frames
+        self._frames = _Frames(self.memory, self.layout.nr_frames)
         self.events = EventChannels(
             self.memory, self.layout, self.end, wait_fd=wait_fd, ring_fds=ring_fds, vector=vector, ports=ports
         )
@@ -86,16 +101,12 @@ class LinkEnd:
 
         :raise IndexError: the link has no such frame.
         """
-        view = self._frames[number]
-        if view is None:
-            view = self.memory[number * FRAME_SIZE : (number + 1) * FRAME_SIZE]
-            self._frames[number] = view
-        return view
+        return self._frames.view(number)
 
     @cached_property
     def grants(self) -> GrantMap:
         """What the other end has granted to this one."""
-        return GrantMap(self.memory, self.layout, self.frame, self.layout.domid[GRANTEE])
+        return GrantMap(self.memory, self.layout, self._frames.view, self.layout.domid[GRANTEE])
 
     def close(self) -> None:
         """Close the descriptors; may be called again."""

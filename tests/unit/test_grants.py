@@ -1,0 +1,243 @@
+"""Grants from both ends: who may map what, and when a frame is free again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from harness.hypervisor import grants as grants_module
+from harness.hypervisor.grants import (
+    GTF_PERMIT_ACCESS,
+    GTF_READING,
+    GTF_READONLY,
+    GTF_TYPE_MASK,
+    GTF_WRITING,
+    Grant,
+    GrantError,
+    GrantStatus,
+    pack_entry,
+)
+from harness.hypervisor.layout import NR_GRANTS, NR_RESERVED_REFS, LinkLayout
+from tests.unit.interleave import Interleaver
+from tests.unit.linkends import FRAMES, Ends, ends_of_a_link
+
+FRAME = LinkLayout.first_free_frame
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    with ends_of_a_link() as made:
+        yield made
+
+
+def write_entry(ends: Ends, ref: int, flags: int, domid: int, frame: int) -> None:
+    table = ends.guest.frame(ends.guest.layout.grant_frame + ref // 512)
+    table[ref % 512 * 8 :][:8] = pack_entry(flags, domid, frame).to_bytes(8, "little")
+
+
+def status_of(ends: Ends, ref: int) -> int:
+    return ends.guest.frame(ends.guest.layout.status_frame)[ref]
+
+
+def refusal(ends: Ends, ref: int, *, write: bool = False) -> GrantStatus:
+    with pytest.raises(GrantError) as caught:
+        ends.backend.grants.map(ref, write=write)
+    assert str(ref) in str(caught.value)
+    assert ends.backend.grants.mapped == frozenset()
+    if 0 <= ref < NR_GRANTS:
+        assert status_of(ends, ref) == 0
+    return caught.value.status
+
+
+def test_a_granted_frame_is_shared(ends: Ends) -> None:
+    ref = ends.guest.table.grant(FRAME, 0)
+    assert ref >= NR_RESERVED_REFS
+    grant = ends.backend.grants.map(ref, write=True)
+    grant.memory[:5] = b"hello"
+    assert (grant.frame, bytes(ends.guest.frame(FRAME)[:5])) == (FRAME, b"hello")
+
+
+def test_a_mapping_for_reading_cannot_be_written_to(ends: Ends) -> None:
+    grant = ends.backend.grants.map(ends.guest.table.grant(FRAME, 0), write=False)
+    with pytest.raises(TypeError):
+        grant.memory[0] = 1
+
+
+def test_store_and_console_are_granted_from_the_start(ends: Ends) -> None:
+    assert ends.store.grants.map(1, write=True).frame == ends.link.layout.store_frame
+    assert ends.backend.grants.map(0, write=True).frame == ends.link.layout.console_frame
+
+
+def test_the_in_use_bits_tell_reading_from_writing(ends: Ends) -> None:
+    ref = ends.guest.table.grant(FRAME, 0)
+    reader = ends.backend.grants.map(ref, write=False)
+    assert status_of(ends, ref) == GTF_READING
+    writer = ends.backend.grants.map(ref, write=True)
+    assert status_of(ends, ref) == GTF_READING | GTF_WRITING
+    ends.backend.grants.unmap(writer)
+    assert status_of(ends, ref) == GTF_READING
+    ends.backend.grants.unmap(reader)
+    assert status_of(ends, ref) == 0
+    with pytest.raises(GrantError) as caught:
+        ends.backend.grants.unmap(reader)
+    assert caught.value.status == GrantStatus.BAD_HANDLE
+
+
+def test_ending_access_stops_new_mappings_but_does_not_revoke_old_ones(ends: Ends) -> None:
+    ref = ends.guest.table.grant(FRAME, 0)
+    first, second = (ends.backend.grants.map(ref, write=True) for _ in range(2))
+    assert not ends.guest.table.end_access(ref)
+    with pytest.raises(GrantError):
+        ends.backend.grants.map(ref, write=False)
+    ends.backend.grants.unmap(first)
+    assert not ends.guest.table.end_access(ref)
+    ends.backend.grants.unmap(second)
+    assert ends.guest.table.end_access(ref)
+    with pytest.raises(GrantError):
+        ends.guest.table.end_access(ref)
+
+
+@pytest.mark.parametrize("ref", [-1, NR_GRANTS, 0xFFFFFFFF])
+def test_references_outside_the_table(ends: Ends, ref: int) -> None:
+    assert refusal(ends, ref) == GrantStatus.BAD_GNTREF
+
+
+def test_a_reference_that_grants_nothing(ends: Ends) -> None:
+    assert refusal(ends, 8) == GrantStatus.BAD_GNTREF
+    for kind in (0, 2, 3):
+        write_entry(ends, 8, kind, 0, FRAME)
+        assert refusal(ends, 8) == GrantStatus.BAD_GNTREF
+
+
+def test_a_grant_to_somebody_else(ends: Ends) -> None:
+    assert refusal(ends, ends.guest.table.grant(FRAME, 5)) == GrantStatus.BAD_DOMAIN
+
+
+def test_a_read_only_grant_is_not_mapped_for_writing(ends: Ends) -> None:
+    ref = ends.guest.table.grant(FRAME, 0, readonly=True)
+    assert refusal(ends, ref, write=True) == GrantStatus.PERMISSION_DENIED
+    assert ends.backend.grants.map(ref, write=False).frame == FRAME
+
+
+def test_frames_of_the_link_itself_cannot_be_granted(ends: Ends) -> None:
+    for frame in (*range(LinkLayout.first_free_frame), FRAMES, 0xFFFFFFFF):
+        write_entry(ends, 9, GTF_PERMIT_ACCESS, 0, frame)
+        assert refusal(ends, 9) == GrantStatus.BAD_PAGE
+        with pytest.raises(GrantError):
+            ends.guest.table.grant(frame, 0)
+    write_entry(ends, 0, GTF_PERMIT_ACCESS, 0, ends.link.layout.store_frame)
+    assert refusal(ends, 0) == GrantStatus.BAD_PAGE
+
+
+def test_references_run_out(ends: Ends) -> None:
+    refs = {ends.guest.table.grant(FRAME, 0) for _ in range(NR_GRANTS - NR_RESERVED_REFS)}
+    assert len(refs) == NR_GRANTS - NR_RESERVED_REFS
+    with pytest.raises(GrantError) as caught:
+        ends.guest.table.grant(FRAME, 0)
+    assert caught.value.status == GrantStatus.NO_SPACE
+    assert ends.guest.table.end_access(100)
+    assert ends.guest.table.grant(FRAME, 0) == 100
+
+
+@given(st.integers(0, 0xFFFF), st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF), st.booleans())
+def test_only_a_proper_entry_is_ever_mapped(flags: int, domid: int, frame: int, write: bool) -> None:
+    with ends_of_a_link() as ends:
+        write_entry(ends, 12, flags, domid, frame)
+        try:
+            grant = ends.backend.grants.map(12, write=write)
+        except GrantError:
+            assert status_of(ends, 12) == 0
+        else:
+            assert flags & GTF_TYPE_MASK == GTF_PERMIT_ACCESS
+            assert not (write and flags & GTF_READONLY)
+            assert domid == 0
+            assert FRAME <= grant.frame == frame < FRAMES
+
+
+class Users(RuleBasedStateMachine):
+    """A granter and a grantee, against a model that counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = ends_of_a_link()
+        self.ends = self.context.__enter__()
+        self.granted: dict[int, bool] = {}
+        self.ending: set[int] = set()
+        self.mappings: list[Grant] = []
+
+    def teardown(self) -> None:
+        self.context.__exit__(None, None, None)
+
+    @rule(readonly=st.booleans(), frame=st.integers(FRAME, FRAMES - 1))
+    def grant(self, readonly: bool, frame: int) -> None:
+        ref = self.ends.guest.table.grant(frame, 0, readonly=readonly)
+        assert ref not in self.granted
+        self.granted[ref] = readonly
+
+    @precondition(lambda self: self.granted)
+    @rule(data=st.data(), write=st.booleans())
+    def map(self, data: st.DataObject, write: bool) -> None:
+        ref = data.draw(st.sampled_from(sorted(self.granted)))
+        if ref in self.ending or (write and self.granted[ref]):
+            with pytest.raises(GrantError):
+                self.ends.backend.grants.map(ref, write=write)
+        else:
+            self.mappings.append(self.ends.backend.grants.map(ref, write=write))
+
+    @precondition(lambda self: self.mappings)
+    @rule(data=st.data())
+    def unmap(self, data: st.DataObject) -> None:
+        index = data.draw(st.integers(0, len(self.mappings) - 1))
+        self.ends.backend.grants.unmap(self.mappings.pop(index))
+
+    @precondition(lambda self: self.granted)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        ref = data.draw(st.sampled_from(sorted(self.granted)))
+        in_use = any(mapping.ref == ref for mapping in self.mappings)
+        assert self.ends.guest.table.end_access(ref) is not in_use
+        if in_use:
+            self.ending.add(ref)
+        else:
+            del self.granted[ref]
+            self.ending.discard(ref)
+
+    @invariant()
+    def what_is_mapped_is_known(self) -> None:
+        assert self.ends.backend.grants.mapped == {mapping.ref for mapping in self.mappings}
+
+
+TestUsers = Users.TestCase
+TestUsers.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_mapping_and_ending_that_cross_never_both_succeed(data: st.DataObject) -> None:
+    interleaver = Interleaver(lambda count: data.draw(st.integers(0, count - 1)))
+    with pytest.MonkeyPatch.context() as patch, ends_of_a_link() as ends:
+        patch.setattr(grants_module, "fence", interleaver.fence)
+        ref = ends.guest.table.grant(FRAME, 0)
+        mapped = ended = False
+
+        def mapper() -> None:
+            nonlocal mapped
+            interleaver.fence()
+            try:
+                ends.backend.grants.map(ref, write=True)
+                mapped = True
+            except GrantError:
+                mapped = False
+
+        def ender() -> None:
+            nonlocal ended
+            interleaver.fence()
+            ended = ends.guest.table.end_access(ref)
+
+        interleaver.run([mapper, ender])
+        assert not (mapped and ended)
+        assert bool(status_of(ends, ref)) == mapped

@@ -1,0 +1,222 @@
+"""A link as its owner makes it, and what each end refuses to believe."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.host.errors import GuestError, HostError
+from harness.hypervisor import ivshmem
+from harness.hypervisor.layout import (
+    FRAME_SIZE,
+    LINK_INFO,
+    LINK_INFO_OFFSET,
+    NR_GRANT_FRAMES,
+    NR_STATUS_FRAMES,
+    STORE_PORTS,
+    LinkLayout,
+)
+from harness.hypervisor.link import SEALS, Link, LinkEnd
+from harness.hypervisor.startinfo import START_INFO
+from tests.unit.linkends import DOMID, FRAMES, duplicated, ends_of_a_link
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def receive_all(client: socket.socket) -> list[tuple[int, int | None]]:
+    """Every message that waits for an ivshmem client: its number, and what its descriptor is."""
+    client.setblocking(False)
+    found: list[tuple[int, int | None]] = []
+    while True:
+        try:
+            data, descriptors, _, _ = socket.recv_fds(client, 8, 1)
+        except BlockingIOError:
+            return found
+        number = int.from_bytes(data, "little", signed=True)
+        found.append((number, identity(descriptors[0]) if descriptors else None))
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def identity(descriptor: int) -> int:
+    """Equal for two descriptors of the same file: all eventfds share one inode, but the kernel numbers them."""
+    for line in Path(f"/proc/self/fdinfo/{descriptor}").read_text().splitlines():
+        if line.startswith("eventfd-id:"):
+            return int(line.split()[1])
+    return os.fstat(descriptor).st_ino
+
+
+def test_every_message_for_qemu_waits_in_order() -> None:
+    with Link.create(DOMID, guest_vectors=3) as link, link.qemu_socket() as client:
+        memory, own, *guest = link.store_fds()
+        backend_own = link.backend_fds()[1]
+        assert receive_all(client) == [
+            (0, None),
+            (0, None),
+            (-1, identity(memory)),
+            (1, identity(own)),
+            (1, identity(backend_own)),
+            *[(0, identity(descriptor)) for descriptor in guest],
+        ]
+
+
+def test_a_link_serves_one_qemu() -> None:
+    with Link.create(DOMID) as link, link.qemu_socket(), pytest.raises(RuntimeError, match="one QEMU"):
+        link.qemu_socket()
+
+
+def test_a_socket_that_cannot_hold_the_messages_is_an_error() -> None:
+    server, client = socket.socketpair()
+    with server, client, Link.create(DOMID) as link, pytest.raises(HostError, match="peer 5"):
+        ivshmem.queue_messages(server, 5, link.store_fds()[0], link.store_fds()[2:] * 10000, {})
+
+
+def test_closing_gives_back_every_descriptor() -> None:
+    before = open_descriptors()
+    with ends_of_a_link() as ends:
+        ends.link.qemu_socket().close()
+        assert open_descriptors() > before
+    del ends
+    assert open_descriptors() == before
+
+
+def test_a_failure_half_way_gives_back_every_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = open_descriptors()
+    real, made = os.eventfd, 0
+
+    def eventfd(value: int, flags: int) -> int:
+        nonlocal made
+        made += 1
+        if made > 4:
+            raise OSError(24, "Too many open files")
+        return real(value, flags)
+
+    monkeypatch.setattr(os, "eventfd", eventfd)
+    with pytest.raises(HostError, match="Too many open files"):
+        Link.create(DOMID)
+    assert open_descriptors() == before
+
+
+def test_the_size_of_the_memory_is_final() -> None:
+    with Link.create(DOMID) as link:
+        memory = link.store_fds()[0]
+        assert fcntl.fcntl(memory, fcntl.F_GET_SEALS) & SEALS == SEALS
+        with pytest.raises(PermissionError):
+            os.ftruncate(memory, FRAME_SIZE)
+
+
+def test_memory_that_could_shrink_is_refused() -> None:
+    with Link.create(DOMID) as link:
+        _, *doorbells = link.store_fds()
+        memory = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+        os.ftruncate(memory, link.layout.size)
+        try:
+            with pytest.raises(GuestError, match="not sealed"):
+                LinkEnd.from_fds([memory, *doorbells], vector=0, ports=STORE_PORTS)
+        finally:
+            os.close(memory)
+
+
+def test_start_info_says_where_store_and_console_are() -> None:
+    with ends_of_a_link() as ends:
+        fields = START_INFO.unpack_from(ends.guest.memory)
+        layout = ends.link.layout
+        assert fields[0].rstrip(b"\0") == b"xen-3.0-x86_64"
+        assert fields[1:8] == (FRAMES, 0, 0, layout.store_frame, 1, layout.console_frame, 2)
+
+
+def test_the_ends_see_the_same_memory() -> None:
+    with ends_of_a_link() as ends:
+        ends.guest.frame(40)[:4] = b"here"
+        assert bytes(ends.backend.frame(40)[:4]) == b"here"
+        assert ends.guest.frame(40).nbytes == FRAME_SIZE
+        with pytest.raises(IndexError):
+            ends.backend.frame(FRAMES)
+
+
+def test_areas_of_a_layout_do_not_overlap() -> None:
+    layout = LinkLayout(FRAMES, (DOMID, 0))
+    areas = [(0, 1), (layout.store_frame, 1), (layout.console_frame, 1), (layout.grant_frame, NR_GRANT_FRAMES)]
+    areas += [(layout.status_frame, NR_STATUS_FRAMES)]
+    for end in (0, 1):
+        areas += [(layout.pending_frame[end], 1), (layout.mask_frame[end], 1), (layout.ports_frame[end], 8)]
+    used = [frame for first, count in areas for frame in range(first, first + count)]
+    assert sorted(used) == list(range(layout.first_free_frame))
+
+
+@pytest.mark.parametrize("frames", [0, 16, 32, 48, 4095])
+def test_sizes_that_no_link_can_have(frames: int) -> None:
+    with pytest.raises(ValueError, match="power of two"):
+        LinkLayout(frames, (1, 0))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LinkLayout(FRAMES, (0x7FF0, 0)),
+        lambda: LinkLayout(FRAMES, (1, 0), peer=(0, 1 << 16)),
+        lambda: LinkLayout(FRAMES, (1, 0), vectors=(256, 2)),
+    ],
+)
+def test_numbers_that_no_link_can_have(make: Callable[[], LinkLayout]) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        make()
+
+
+@given(
+    st.integers(6, 16),
+    st.tuples(st.integers(0, 0x7FEF), st.integers(0, 0x7FEF)),
+    st.tuples(st.integers(0, 65535), st.integers(0, 65535)),
+    st.tuples(st.integers(0, 255), st.integers(0, 255)),
+)
+def test_link_info_there_and_back(
+    order: int, domid: tuple[int, int], peer: tuple[int, int], vectors: tuple[int, int]
+) -> None:
+    layout = LinkLayout(1 << order, domid, peer, vectors)
+    assert LinkLayout.parse_info(layout.pack_info() + b"rest of the frame", layout.size) == layout
+
+
+FRAME_NUMBERS = range(24, LINK_INFO.size, 4)
+
+
+@given(st.sampled_from([0, 4, 8, *FRAME_NUMBERS]), st.integers(0, 0xFFFFFFFF))
+def test_link_info_with_any_other_number_is_refused(offset: int, value: int) -> None:
+    layout = LinkLayout(FRAMES, (DOMID, 0))
+    info = bytearray(layout.pack_info())
+    if struct.unpack_from("<I", info, offset)[0] == value:
+        return
+    struct.pack_into("<I", info, offset, value)
+    with pytest.raises(GuestError, match="not the link info"):
+        LinkLayout.parse_info(bytes(info), layout.size)
+
+
+def test_link_info_of_nobody_or_cut_short_is_refused() -> None:
+    layout = LinkLayout(FRAMES, (DOMID, 0))
+    info = bytearray(layout.pack_info())
+    with pytest.raises(GuestError, match="bytes, expected"):
+        LinkLayout.parse_info(bytes(info[:-1]), layout.size)
+    struct.pack_into("<H", info, 12, 0x7FF0)
+    with pytest.raises(GuestError, match="makes no sense"):
+        LinkLayout.parse_info(bytes(info), layout.size)
+
+
+def test_an_end_does_not_start_on_overwritten_link_info() -> None:
+    with ends_of_a_link() as ends:
+        struct.pack_into("<I", ends.guest.memory, LINK_INFO_OFFSET + 64, 0)
+        descriptors = duplicated(ends.link.store_fds())
+        try:
+            with pytest.raises(GuestError, match="overwritten frame 0"):
+                LinkEnd.from_fds(descriptors, vector=0, ports=STORE_PORTS)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
