@@ -1,0 +1,82 @@
+"""Whether the host has the memory that a machine needs.
+
+This is asked before QEMU starts: the kernel would only answer later, by killing something.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.host.errors import HostError
+
+QEMU_MEMORY = 96
+"""MiB that QEMU needs besides its guest's memory, with a translation buffer of a usual size."""
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP = Path("/proc/self/cgroup")
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+
+KIB = 1 << 10
+MIB = 1 << 20
+
+
+def _host_available(meminfo: Path) -> int:
+    """Bytes that programs can still have without swapping."""
+    for line in meminfo.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "MemAvailable":
+            return int(value.split()[0]) * KIB
+    raise HostError(f"{meminfo} does not tell MemAvailable")
+
+
+def _number(path: Path) -> int | None:
+    """The number in a control group's file, or None when there is no limit or no such file."""
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None
+
+
+def _group_available(group: Path, root: Path) -> int | None:
+    """Bytes left in the tightest limited control group (version 2) at or above a group, None without any limit."""
+    left: list[int] = []
+    while group.is_relative_to(root):
+        limit, used = _number(group / "memory.max"), _number(group / "memory.current")
+        if limit is not None and used is not None:
+            left.append(max(0, limit - used))
+        if group == root:
+            break
+        group = group.parent
+    return min(left, default=None)
+
+
+def available(meminfo: Path = MEMINFO, cgroup: Path = CGROUP, root: Path = CGROUP_ROOT) -> int:
+    """Bytes this process and its children can still have.
+
+    The parameters are for tests.
+
+    :raise HostError: the kernel does not say.
+    """
+    amounts = [_host_available(meminfo)]
+    for line in cgroup.read_text().splitlines():
+        if line.startswith("0::/"):
+            group = _group_available(root / line.removeprefix("0::/"), root)
+            amounts += [] if group is None else [group]
+    return min(amounts)
+
+
+def require(name: str, memory: int) -> None:
+    """Check that a machine can have its memory.
+
+    :param name: the domain, for the error.
+    :param memory: MiB the guest gets.
+    :raise HostError: there is less.
+    """
+    need, left = memory + QEMU_MEMORY, available() // MIB
+    if need > left:
+        raise HostError(
+            f"domain {name} needs {need} MiB of memory ({memory} for the guest, {QEMU_MEMORY} for QEMU), "
+            f"and this machine has {left} MiB available",
+            hint="end other domains (harness list), or lower 'memory' in the definition",
+        )
