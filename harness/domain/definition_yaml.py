@@ -25,7 +25,9 @@ BOOLEANS = {"true": True, "false": False}
 
 _SIZE = re.compile(r"([0-9]{1,18}) ?([A-Za-z]*)", re.ASCII)
 _INTEGER = re.compile(r"-?[0-9]{1,18}", re.ASCII)
-_STANDARD_TAG = "tag:yaml.org,2002:"
+
+_TEXT_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "timestamp", "merge", "value")}
+"""What PyYAML takes plain text for; all but an explicit null or a tag of somebody's own."""
 
 
 def _shorten(text: str) -> str:
@@ -88,7 +90,7 @@ class Value:
     def text(self, expected: str = "text") -> str:
         """The value as it was typed, not empty."""
         node = self.node
-        if not isinstance(node, yaml.ScalarNode) or not node.value or not node.tag.startswith(_STANDARD_TAG):
+        if not isinstance(node, yaml.ScalarNode) or not node.value or node.tag not in _TEXT_TAGS:
             raise self.error(f"found {_describe(node)}", expected=expected)
         if "\0" in node.value:
             raise self.error("contains a NUL character", expected=expected)

@@ -38,16 +38,24 @@ def _number(path: Path) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
+def _group_used(group: Path) -> int | None:
+    """Bytes a control group holds and cannot give back at once: without the page cache nobody is using."""
+    used = _number(group / "memory.current")
+    if used is None:
+        return None
+    statistics = dict(line.split(" ", 1) for line in (group / "memory.stat").read_text().splitlines())
+    return max(0, used - int(statistics.get("inactive_file", "0")))
+
+
 def _group_available(group: Path, root: Path) -> int | None:
     """Bytes left in the tightest limited control group (version 2) at or above a group, None without any limit."""
     left: list[int] = []
-    while group.is_relative_to(root):
-        limit, used = _number(group / "memory.max"), _number(group / "memory.current")
+    for path in (group, *group.parents):
+        limit, used = _number(path / "memory.max"), _group_used(path)
         if limit is not None and used is not None:
             left.append(max(0, limit - used))
-        if group == root:
+        if path == root:
             break
-        group = group.parent
     return min(left, default=None)
 
 
