@@ -1,0 +1,108 @@
+"""Transactions: a private view of the tree that becomes public at once, or not at all.
+
+A transaction sees what it has written itself, otherwise the tree as it is. At its end, every node that it has *read*
+must be what it was when it was read; nodes that it has only written never conflict. Then its operations are done again
+on the tree, all or none, so that whatever others did meanwhile (a sibling created, a permission taken away, a parent
+removed) is respected by the same rules that hold outside of transactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+from harness.store.errors import StoreError
+from harness.store.permissions import Permissions, Requester
+from harness.store.tree import Change, Node, NodeSpace, Tree
+
+
+class Transaction(NodeSpace):
+    """One open transaction.
+
+    :param who: whose it is.
+    """
+
+    def __init__(self, tree: Tree, who: Requester) -> None:
+        super().__init__(tree.quota)
+        self._tree = tree
+        self._who = who
+        self._view: dict[str, Node | None] = {}
+        self._based_on: dict[str, int] = {}
+        self._read: dict[str, int] = {}
+        self._written: set[str] = set()
+        self._touched: set[str] = set()
+        self._overfull = False
+        self._log: list[Callable[[Tree], None]] = []
+
+    def find(self, path: str) -> Node | None:
+        return self._view[path] if path in self._view else self._tree.find(path)
+
+    def owned_by(self, domid: int) -> int:
+        return self._tree.owned_by(domid) + self._owned[domid]
+
+    def write(self, who: Requester, path: str, value: bytes) -> None:
+        super().write(who, path, value)
+        self._written.add(path)
+        self._log.append(partial(Tree.write, who=who, path=path, value=value))
+
+    def make(self, who: Requester, path: str) -> None:
+        super().make(who, path)
+        self._log.append(partial(Tree.make, who=who, path=path))
+
+    def remove(self, who: Requester, path: str) -> None:
+        super().remove(who, path)
+        self._log.append(partial(Tree.remove, who=who, path=path))
+
+    def set_permissions(self, who: Requester, path: str, permissions: Permissions) -> None:
+        super().set_permissions(who, path, permissions)
+        self._log.append(partial(Tree.set_permissions, who=who, path=path, permissions=permissions))
+
+    def commit(self) -> list[Change]:
+        """Make everything public and return what watches may have to report: each path once.
+
+        :raise StoreError: EAGAIN, what was read has changed meanwhile; ENOSPC, a quota. Nothing was done.
+        """
+        if self._overfull:
+            raise StoreError("ENOSPC")
+        if any(self._tree.generation(path) != generation for path, generation in self._read.items()):
+            raise StoreError("EAGAIN")
+        try:
+            with self._tree.all_or_nothing():
+                for step in self._log:
+                    step(self._tree)
+        except StoreError as error:
+            # It was allowed when the transaction did it, so somebody has changed what it stood on.
+            raise StoreError("ENOSPC" if error.name == "ENOSPC" else "EAGAIN") from error
+        return _once_each(self._tree.take_changes())
+
+    def _note_node(self, path: str) -> None:
+        self._touch(path)
+        self._read.setdefault(path, self._based_on.get(path, self._tree.generation(path)))
+
+    def _note_value(self, path: str) -> None:
+        if path not in self._written:
+            self._note_node(path)
+
+    def _store(self, path: str, node: Node | None) -> None:
+        self._touch(path)
+        self._based_on.setdefault(path, self._tree.generation(path))
+        self._count(self.find(path), node)
+        self._view[path] = node and replace(node, generation=self._tree.next_generation())
+
+    def _touch(self, path: str) -> None:
+        self._touched.add(path)
+        if not self._who.privileged and len(self._touched) > self.quota.transaction_nodes:
+            # The operation may be half done in the view by now, so this transaction can only be aborted.
+            self._overfull = True
+            raise StoreError("ENOSPC")
+
+
+def _once_each(changes: list[Change]) -> list[Change]:
+    """One change per path, in the order of first mention; a change that concerns parents, too, wins."""
+    merged: dict[str, Change] = {}
+    for change in changes:
+        earlier = merged.get(change.path, change)
+        readers = tuple(dict.fromkeys(earlier.readers + change.readers))
+        merged[change.path] = Change(change.path, earlier.exact and change.exact, readers)
+    return list(merged.values())
