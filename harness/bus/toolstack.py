@@ -1,0 +1,279 @@
+"""What Xen's toolstack writes: the nodes of a domain and of its devices, and their removal.
+
+Keys, their order and their permissions are those of a real Xen system, so that its tools feel at home. Everything that
+belongs together is written in one transaction: a guest sees a device whole, or not at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from harness.bus.devices import Device, disk_number
+from harness.bus.nodes import Events, Nodes, Store
+from harness.bus.xenbus import XenbusState, read_state, wait_for_state
+from harness.host.deadline import Deadline
+from harness.hypervisor.layout import GUEST_CONSOLE_PORT, GUEST_STORE_PORT
+from harness.hypervisor.link import Link
+from harness.store.paths import home
+
+CONSOLE_LIMIT = 1 << 20
+"""Bytes of console output that Domain 0 keeps."""
+
+_CLOSED = frozenset({XenbusState.CLOSED, XenbusState.UNKNOWN})
+
+
+class Introducer(Store, Protocol):
+    """A store connection that can also introduce and release domains."""
+
+    def introduce(self, domid: int, gfn: int, port: int, fds: Sequence[int]) -> None: ...
+    def release(self, domid: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the toolstack says about a paravirtual domain.
+
+    :param memory_kib: its RAM.
+    """
+
+    name: str
+    uuid: str
+    memory_kib: int
+    vcpus: int
+    kernel: Path
+    ramdisk: Path
+    cmdline: str
+
+
+@dataclass(frozen=True)
+class _Permissions:
+    """The four lists of permissions that the toolstack gives to nodes of one domain."""
+
+    private: tuple[str, ...]
+    readable: tuple[str, ...]
+    guest: tuple[str, ...]
+    frontend: tuple[str, ...]
+
+    @classmethod
+    def of(cls, domid: int, backend_domid: int = 0) -> _Permissions:
+        return cls(
+            ("n0",),
+            (f"n{backend_domid}", f"r{domid}"),
+            (f"n{domid}",),
+            (f"n{domid}", f"r{backend_domid}"),
+        )
+
+
+def _make(nodes: Nodes, path: str, permissions: Sequence[str], values: Mapping[str, str] | None = None) -> None:
+    """Make a node with children that inherit its permissions."""
+    nodes.mkdir(path)
+    nodes.set_perms(path, permissions)
+    for name, value in (values or {}).items():
+        nodes.write(f"{path}/{name}", value.encode())
+
+
+def add_domain(store: Introducer, domid: int, link: Link, description: Description) -> None:
+    """Introduce a domain and write its nodes.
+
+    The domain belongs to the connection from its introduction on, so that nothing is left when its owner dies here.
+    """
+    layout = link.layout
+    store.introduce(domid, layout.store_frame, GUEST_STORE_PORT, link.store_fds())
+
+    def change(nodes: Nodes) -> None:
+        _write_domain(nodes, domid, description)
+        _write_vm(nodes, domid, description)
+        permissions = _Permissions.of(domid)
+        _make(
+            nodes,
+            f"{home(domid)}/store",
+            permissions.readable,
+            {"port": str(GUEST_STORE_PORT), "ring-ref": str(layout.store_frame)},
+        )
+        _make(nodes, f"/libxl/{domid}", permissions.private, {"type": "pv", "dm-version": "qemu_xen"})
+
+    try:
+        store.transact(change)
+    except BaseException:
+        store.release(domid)
+        raise
+
+
+def _write_domain(nodes: Nodes, domid: int, description: Description) -> None:
+    base, permissions = home(domid), _Permissions.of(domid)
+    memory = str(description.memory_kib)
+    _make(nodes, base, permissions.readable, {"vm": f"/vm/{description.uuid}", "name": description.name})
+    for cpu in range(description.vcpus):
+        nodes.write(f"{base}/cpu/{cpu}/availability", b"online")
+    for name, value in (("static-max", memory), ("target", memory), ("videoram", "0")):
+        nodes.write(f"{base}/memory/{name}", value.encode())
+    nodes.mkdir(f"{base}/device")
+    _make(nodes, f"{base}/device/suspend/event-channel", permissions.guest)
+    nodes.mkdir(f"{base}/control")
+    for name in ("shutdown", "feature-poweroff", "feature-reboot", "feature-suspend", "sysrq"):
+        _make(nodes, f"{base}/control/{name}", permissions.guest)
+    for name in ("platform-feature-multiprocessor-suspend", "platform-feature-xs_reset_watches"):
+        nodes.write(f"{base}/control/{name}", b"1")
+    for name in ("data", "drivers", "feature", "attr", "error"):
+        _make(nodes, f"{base}/{name}", permissions.guest)
+    nodes.write(f"{base}/domid", str(domid).encode())
+
+
+def _write_vm(nodes: Nodes, domid: int, description: Description) -> None:
+    base = f"/vm/{description.uuid}"
+    _make(nodes, base, _Permissions.of(domid).readable, {"name": description.name, "uuid": description.uuid})
+    image = {
+        "ostype": "linux",
+        "kernel": str(description.kernel),
+        "ramdisk": str(description.ramdisk),
+        "cmdline": description.cmdline,
+    }
+    for name, value in image.items():
+        nodes.write(f"{base}/image/{name}", value.encode())
+    nodes.write(f"{base}/start_time", f"{time.time():.2f}".encode())
+
+
+def remove_domain(store: Introducer, domid: int) -> None:
+    """Release a domain: the store removes its nodes and those of its devices, and tells whoever watches for that."""
+    store.release(domid)
+
+
+def _add_device(
+    store: Store,
+    device: Device,
+    frontend: Mapping[str, str],
+    backend: Mapping[str, str],
+    *,
+    guest_owns: Collection[str] = (),
+    guest_reads: Collection[str] = (),
+) -> None:
+    """Write both ends of a device, and what the toolstack remembers of it.
+
+    :param guest_owns: the only frontend nodes that the guest may change, if there are any such; else it may change all,
+    :param guest_reads: except these.
+    """
+    permissions = _Permissions.of(device.domid, device.backend_domid)
+    backend = {"frontend": device.frontend, **backend}
+    frontend = {"backend": device.backend, "backend-id": str(device.backend_domid), **frontend}
+
+    def change(nodes: Nodes) -> None:
+        remembered = {"frontend": device.frontend, "backend": device.backend, **backend}
+        _make(nodes, device.toolstack, permissions.private, remembered)
+        _make(nodes, device.frontend, permissions.readable if guest_owns else permissions.frontend, frontend)
+        for name in guest_owns:
+            nodes.set_perms(f"{device.frontend}/{name}", permissions.frontend)
+        for name in guest_reads:
+            nodes.set_perms(f"{device.frontend}/{name}", permissions.readable)
+        _make(nodes, device.backend, permissions.readable, backend)
+
+    store.transact(change)
+
+
+def remove_device(store: Events, device: Device, deadline: Deadline) -> None:
+    """Unplug a device: both ends close it, then its nodes go away.
+
+    :param store: a connection on which nobody else waits for events.
+    :raise DeadlineExpired: one end does not close, for instance because the guest uses the disk. The device is left as
+        it is then: closing, and with its nodes.
+    """
+
+    def close(nodes: Nodes) -> None:
+        if read_state(nodes, device.backend) not in _CLOSED:
+            nodes.write(f"{device.backend}/online", b"0")
+            nodes.write(f"{device.backend}/state", str(XenbusState.CLOSING.value).encode())
+
+    def remove(nodes: Nodes) -> None:
+        for path in (device.frontend, device.backend, device.toolstack):
+            nodes.rm(path)
+
+    store.transact(close)
+    wait_for_state(store, device.backend, _CLOSED, deadline)
+    store.transact(remove)
+
+
+def _common_backend_nodes(device: Device) -> dict[str, str]:
+    return {"frontend-id": str(device.domid), "online": "1"}
+
+
+def add_vbd(store: Store, domid: int, target: str, path: Path, *, readonly: bool = False) -> Device:
+    """Make a disk.
+
+    :param target: its name in the guest, such as ``xvda``.
+    :param path: the image file.
+    :raise UsageError: there is no such name.
+    """
+    device = Device("vbd", domid, disk_number(target))
+    initial = str(XenbusState.INITIALISING.value)
+    _add_device(
+        store,
+        device,
+        {
+            "state": initial,
+            "virtual-device": str(device.devid),
+            "device-type": "disk",
+            "trusted": "1",
+        },
+        {
+            "params": str(path),
+            **_common_backend_nodes(device),
+            "removable": "0",
+            "bootable": "1",
+            "state": initial,
+            "dev": target,
+            "type": "file",
+            "mode": "r" if readonly else "w",
+            "device-type": "disk",
+            "discard-enable": "0" if readonly else "1",
+            "specification": "xen",
+        },
+    )
+    return device
+
+
+def add_vif(store: Store, domid: int, devid: int, mac: str, bridge: str, *, mtu: int = 1500) -> Device:
+    """Make a network interface.
+
+    :param mac: six hexadecimal bytes separated by colons.
+    :param bridge: the bridge in Domain 0 that it is plugged into.
+    """
+    device = Device("vif", domid, devid)
+    initial = str(XenbusState.INITIALISING.value)
+    _add_device(
+        store,
+        device,
+        {"state": initial, "handle": str(devid), "mac": mac, "trusted": "1", "mtu": str(mtu)},
+        {
+            **_common_backend_nodes(device),
+            "state": initial,
+            "mac": mac,
+            "bridge": bridge,
+            "handle": str(devid),
+            "type": "vif",
+        },
+        guest_reads=("mtu",),
+    )
+    return device
+
+
+def add_console(store: Store, domid: int, link: Link) -> Device:
+    """Make the first console, whose page and port the guest knows from its start info."""
+    device = Device("console", domid, 0)
+    _add_device(
+        store,
+        device,
+        {
+            "limit": str(CONSOLE_LIMIT),
+            "type": "xenconsoled",
+            "output": "pty",
+            "tty": "",
+            "port": str(GUEST_CONSOLE_PORT),
+            "ring-ref": str(link.layout.console_frame),
+        },
+        {**_common_backend_nodes(device), "state": str(XenbusState.INITIALISING.value), "protocol": "vt100"},
+        guest_owns=("backend-id",),
+    )
+    return device

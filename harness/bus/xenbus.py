@@ -1,0 +1,190 @@
+"""The state machine by which a frontend and a backend find each other and connect (xenbus.h)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from enum import IntEnum
+from typing import Protocol
+
+from harness.bus.nodes import Events, Nodes, Store, read_number, read_or_none
+from harness.host.deadline import Deadline
+from harness.host.errors import GuestError, HarnessError
+from harness.store.errors import StoreError
+
+_ERROR_MAX = 1024
+"""Bytes of an error report that are kept."""
+
+
+class XenbusState(IntEnum):
+    """``enum xenbus_state``."""
+
+    UNKNOWN = 0
+    INITIALISING = 1
+    INIT_WAIT = 2
+    INITIALISED = 3
+    CONNECTED = 4
+    CLOSING = 5
+    CLOSED = 6
+    RECONFIGURING = 7
+    RECONFIGURED = 8
+
+
+def read_state(nodes: Nodes, path: str) -> XenbusState:
+    """The state of the device at ``path``; UNKNOWN when it is gone or has written nonsense."""
+    value = read_or_none(nodes, f"{path}/state") or b""
+    known = {str(state.value).encode(): state for state in XenbusState}
+    return known.get(value, XenbusState.UNKNOWN)
+
+
+def switch_state(store: Store, path: str, state: XenbusState, nodes: Mapping[str, str] | None = None) -> bool:
+    """Write the state of our own device, and other nodes of it, in one transaction.
+
+    :param nodes: names below ``path`` and their values.
+    :return: False when the device's state node is gone: then nothing is written, and nothing comes back to life.
+    """
+
+    def change(transaction: Nodes) -> bool:
+        current = read_or_none(transaction, f"{path}/state")
+        if current is None:
+            return False
+        for name, value in (nodes or {}).items():
+            transaction.write(f"{path}/{name}", value.encode())
+        new = str(state.value).encode()
+        if current != new:
+            transaction.write(f"{path}/state", new)
+        return True
+
+    return store.transact(change)
+
+
+def error_path(path: str) -> str:
+    """Where the domain that owns the device at ``path`` reports what is wrong with it."""
+    _, local, domain, domid, *rest = path.split("/")
+    return "/".join(("", local, domain, domid, "error", *rest, "error"))
+
+
+def report_error(store: Store, path: str, number: int, text: str) -> None:
+    """Say in XenStore what is wrong with our device at ``path``, as ``<errno> text``."""
+    store.write(error_path(path), f"{number} {text}".encode()[:_ERROR_MAX])
+
+
+def wait_for_state(store: Events, path: str, wanted: Collection[XenbusState], deadline: Deadline) -> XenbusState:
+    """Wait until the device at ``path`` is in one of the states; UNKNOWN is one that is gone.
+
+    :param store: a connection on which nobody else waits for events.
+    :raise DeadlineExpired: it did not get there.
+    """
+    watched, token = f"{path}/state", f"wait {path}"
+    store.watch(watched, token)
+    try:
+        while (state := read_state(store, path)) not in wanted:
+            store.read_event(deadline)
+        return state
+    finally:
+        store.unwatch(watched, token)
+
+
+class Backend(Protocol):
+    """What a kind of device does; ``BackendDevice`` says when."""
+
+    def features(self) -> Mapping[str, str]:
+        """Nodes to publish before the frontend makes its choices."""
+
+    def connect(self, frontend: str) -> Mapping[str, str]:
+        """Read what the frontend has written below its path, start to serve it, and return the nodes to publish.
+
+        :raise HarnessError: the frontend has written what cannot be.
+        :raise OSError: what the device stands on cannot be used. In both cases the device is closed with that text.
+        """
+
+    def disconnect(self) -> None:
+        """Stop serving and give back grants and event channels; called in any state, and more than once."""
+
+
+class BackendDevice:
+    """The backend's side of the handshake for one device.
+
+    The caller watches ``watched`` and calls ``frontend_changed`` whenever that fires.
+
+    :param path: the backend's node, made by the toolstack.
+    :raise GuestError: the toolstack's nodes are incomplete.
+    """
+
+    def __init__(self, store: Store, path: str, domid: int, make: Callable[[BackendDevice], Backend]) -> None:
+        self.store = store
+        self.path = path
+        self.domid = domid
+        frontend = read_or_none(store, f"{path}/frontend")
+        # The frontend is what we believe about what to connect to: it must be in the domain that we serve.
+        if frontend is None or not frontend.startswith(f"/local/domain/{domid}/".encode()):
+            raise GuestError(f"{path}/frontend is {frontend!r}, expected a path of domain {domid}")
+        self.frontend = frontend.decode(errors="replace")
+        self.state = read_state(store, path)
+        self.gone = False
+        self._backend = make(self)
+
+    @property
+    def watched(self) -> str:
+        """The node to watch: the frontend's state."""
+        return f"{self.frontend}/state"
+
+    def start(self) -> None:
+        """Publish the features and wait for the frontend."""
+        self._switch(XenbusState.INIT_WAIT, self._backend.features())
+
+    def frontend_changed(self) -> None:
+        """Look at the frontend's state and do what follows from it; does nothing when nothing has changed."""
+        match read_state(self.store, self.frontend):
+            case XenbusState.INITIALISING:
+                if self.state == XenbusState.CLOSED:
+                    self.start()
+            case XenbusState.INITIALISED | XenbusState.CONNECTED:
+                # Once we are closing, the frontend has to follow before it can connect again.
+                if self.state in {XenbusState.INITIALISING, XenbusState.INIT_WAIT}:
+                    self._connect()
+            case XenbusState.CLOSING:
+                if self.state != XenbusState.CLOSED:
+                    self._switch(XenbusState.CLOSING)
+            case XenbusState.CLOSED:
+                self._close()
+                self.gone = not self._online()
+            case XenbusState.UNKNOWN:
+                if read_or_none(self.store, self.watched) is None:
+                    self._close()
+                    self.gone = True
+            case _:
+                pass
+
+    def _connect(self) -> None:
+        try:
+            nodes = self._backend.connect(self.frontend)
+        except (HarnessError, OSError) as error:
+            self.fail(error)
+        else:
+            self._switch(XenbusState.CONNECTED, nodes)
+
+    def _close(self) -> None:
+        self._backend.disconnect()
+        self._switch(XenbusState.CLOSED)
+
+    def _online(self) -> bool:
+        try:
+            return read_number(self.store, f"{self.path}/online", range(2), default=0) == 1
+        except GuestError:
+            return False
+
+    def _switch(self, state: XenbusState, nodes: Mapping[str, str] | None = None) -> None:
+        self.state = state
+        if not switch_state(self.store, self.path, state, nodes):
+            # The toolstack has removed the device under us.
+            self._backend.disconnect()
+            self.gone = True
+
+    def fail(self, error: Exception) -> None:
+        """Stop serving, report why, and ask the frontend to close. Only this device is concerned."""
+        self._backend.disconnect()
+        with suppress(StoreError):
+            report_error(self.store, self.path, getattr(error, "errno", None) or errno.EIO, str(error))
+        self._switch(XenbusState.CLOSING)
