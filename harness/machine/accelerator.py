@@ -116,9 +116,9 @@ def run_probe(accelerator: AcceleratorName, seconds: float = PROBE_SECONDS) -> V
 def _judge(child: Child, status: int, seconds: float) -> Verdict:
     if status == EXIT_STATUS:
         return Verdict(True, f"a small test guest ran to its end in {seconds:.1f} s")
-    lines = child.output_tail().strip().splitlines()
-    said = f": {lines[0].removeprefix(QEMU + ': ')}" if lines else ""
-    return Verdict(False, f"QEMU ended with status {status} when it started a small test guest{said}")
+    lines = [line.removeprefix(f"{QEMU}: ") for line in child.output_tail().strip().splitlines()]
+    said = "; ".join(line for line in lines if not line.startswith("warning:")) or "it did not say why"
+    return Verdict(False, f"QEMU ended with status {status} when it started a small test guest: {said}")
 
 
 def _device_obstacle() -> str | None:

@@ -1,0 +1,128 @@
+"""QEMU's command line: what is always there, and each device."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.machine.command_line import (
+    CPU,
+    IDE_TARGETS,
+    SANDBOX,
+    Machine,
+    MachineDisk,
+    MachineLink,
+    MachineNetwork,
+    base_arguments,
+    command_line,
+)
+
+BARE = Machine("guest", "tcg", 256, 2, Path("/k,1"), Path("/i,2"), console_fd=10, agent_fd=11)
+
+
+def values(argv: list[str], option: str) -> list[str]:
+    """The values that follow each occurrence of an option."""
+    return [argv[n + 1] for n, word in enumerate(argv) if word == option]
+
+
+def devices(argv: list[str]) -> list[dict[str, str | int]]:
+    """The devices, whichever syntax they are written in."""
+    found: list[dict[str, str | int]] = []
+    for value in values(argv, "-device"):
+        if value.startswith("{"):
+            found.append(json.loads(value))
+        else:
+            driver, *rest = value.split(",")
+            options: dict[str, str | int] = dict(word.split("=", 1) for word in rest)
+            found.append({"driver": driver, **options})
+    return found
+
+
+def test_every_machine() -> None:
+    argv = command_line(BARE, 12)
+    assert {"-nodefaults", "-no-user-config", "-no-reboot", "-S"} <= set(argv)
+    assert values(argv, "-sandbox") == [SANDBOX]
+    assert values(argv, "-display") == ["none"]
+    assert values(argv, "-m") == ["size=256M"]
+    assert values(argv, "-smp") == ["2"]
+    assert values(argv, "-mon") == ["chardev=qmp,mode=control"]
+    assert values(argv, "-chardev") == ["socket,id=qmp,fd=12", "socket,id=console,fd=10", "socket,id=agent,fd=11"]
+    # The order decides which of them is ttyS0.
+    assert values(argv, "-serial") == ["chardev:console", "chardev:agent"]
+    assert {"console=ttyS0", "panic=-1", "oops=panic"} <= set(values(argv, "-append")[0].split())
+
+
+def test_devices_are_those_asked_for() -> None:
+    assert [device["driver"] for device in devices(command_line(BARE, 12))] == ["pvpanic-pci"]
+
+
+@pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
+def test_accelerator_and_its_cpu(accelerator: str) -> None:
+    argv = base_arguments(accelerator)
+    assert values(argv, "-accel") == [accelerator]
+    assert values(argv, "-cpu") == [CPU[accelerator]]
+
+
+def test_paths_are_passed_as_they_are() -> None:
+    argv = command_line(replace(BARE, disks=(MachineDisk("ide", "hda", Path('/a,b="{c'), readonly=False),)), 12)
+    assert values(argv, "-kernel") == ["/k,1"]
+    assert values(argv, "-initrd") == ["/i,2"]
+    assert json.loads(values(argv, "-blockdev")[0])["file"]["filename"] == '/a,b="{c'
+
+
+def test_comma_in_a_name_is_doubled() -> None:
+    assert values(command_line(replace(BARE, name="a,b"), 12), "-name") == ["guest=a,,b"]
+
+
+def test_kernel_arguments_are_appended() -> None:
+    argv = command_line(replace(BARE, kernel_arguments=("quiet", "x=1")), 12)
+    assert values(argv, "-append")[0].endswith(" quiet x=1")
+
+
+def test_ide_disks_have_their_places() -> None:
+    disks = tuple(MachineDisk("ide", target, Path(f"/{target}")) for target in IDE_TARGETS)
+    found = devices(command_line(replace(BARE, disks=disks), 12))[1:]
+    assert [(device["driver"], device["bus"], device["unit"]) for device in found] == [
+        ("ide-hd", "ide.0", 0),
+        ("ide-hd", "ide.0", 1),
+        ("ide-hd", "ide.1", 0),
+        ("ide-hd", "ide.1", 1),
+    ]
+
+
+def test_disk_image_is_written_back_and_not_locked_by_qemu() -> None:
+    argv = command_line(replace(BARE, disks=(MachineDisk("virtio", "vda", Path("/v"), readonly=True),)), 12)
+    image = json.loads(values(argv, "-blockdev")[0])
+    assert image["driver"] == "raw"
+    assert image["read-only"] is True
+    assert image["cache"] == {"direct": False, "no-flush": False}
+    assert image["file"]["locking"] == "off"
+    device = devices(argv)[-1]
+    assert (device["driver"], device["drive"], device["serial"]) == ("virtio-blk-pci", image["node-name"], "vda")
+
+
+def test_networks_and_links() -> None:
+    machine = replace(
+        BARE,
+        networks=(MachineNetwork("ne2000", "52:54:00:00:00:01", 20), MachineNetwork("virtio", "52:54:00:00:00:02", 21)),
+        links=(MachineLink(30), MachineLink(31, vectors=4)),
+    )
+    argv = command_line(machine, 12)
+    assert values(argv, "-netdev") == ["tap,id=tap0,fd=20,vhost=off", "tap,id=tap1,fd=21,vhost=off"]
+    found = devices(argv)
+    drivers = [device["driver"] for device in found]
+    assert drivers == ["pvpanic-pci", "ivshmem-doorbell", "ivshmem-doorbell", "ne2k_pci", "virtio-net-pci"]
+    assert [device["vectors"] for device in found[1:3]] == ["8", "4"]
+    assert [device["mac"] for device in found[3:]] == ["52:54:00:00:00:01", "52:54:00:00:00:02"]
+    assert values(argv, "-chardev")[3:] == ["socket,id=link0,fd=30", "socket,id=link1,fd=31"]
+    assert machine.descriptors() == [10, 11, 20, 21, 30, 31]
+
+
+def test_descriptors_named_on_the_command_line_are_those_to_inherit() -> None:
+    machine = replace(BARE, networks=(MachineNetwork("e1000", "52:54:00:00:00:01", 20),), links=(MachineLink(30),))
+    argv = command_line(machine, 12)
+    named = {int(word.split("=")[1]) for value in argv for word in value.split(",") if word.startswith("fd=")}
+    assert named == {*machine.descriptors(), 12}
