@@ -13,7 +13,7 @@ from pathlib import Path
 from harness.host.directories import GUESTS
 from harness.host.errors import HostError, LaunchError, UsageError
 from harness.host.progress import say, step
-from harness.image import initramfs, keys, modules, packages, recipe, store
+from harness.image import initramfs, kernel, keys, modules, packages, recipe, store
 from harness.image.recipe import Recipe
 from harness.image.store import ImageInfo
 
@@ -21,11 +21,15 @@ TOOLS = ("gcc", "gcc-12", "make", "strip", "readelf", "depmod", "modinfo", "dpkg
 """Programs of the host that a build runs."""
 
 
+KERNEL = "kernel"
+INITRAMFS = "initramfs.cpio"
+
+
 @dataclass(frozen=True)
 class BuiltImage:
     """What a guest boots from, and how to reach it.
 
-    :param kernel: a bzImage.
+    :param kernel: what to give QEMU as kernel: an ELF file, or a bzImage if the kernel has no other entry point.
     :param initramfs: an uncompressed cpio archive.
     :param modules_dir: our modules with their debug information, for the host's debuggers.
     :param ssh_host_key: the guest's public host key, ``ssh-ed25519 AAAA…``.
@@ -85,8 +89,8 @@ def _open(directory: Path) -> BuiltImage:
     return BuiltImage(
         name=directory.parent.name,
         digest=directory.name,
-        kernel=directory / "vmlinuz",
-        initramfs=directory / "initramfs.cpio",
+        kernel=directory / KERNEL,
+        initramfs=directory / INITRAMFS,
         modules_dir=directory / "modules",
         ssh_host_key=manifest["ssh_host_key"],
         ssh_client_key=directory.parent / "keys" / keys.CLIENT,
@@ -122,7 +126,7 @@ def _make(wanted: Recipe, groups: packages.Resolution, trees: dict[str, Path]) -
         scratch.mkdir()
         result.mkdir()
         store.snapshot(guests)
-        version = _contents(wanted, trees, guests, pair, scratch, result)
+        version = _contents(wanted, trees, pair, guests=guests, scratch=scratch, result=result)
         manifest = {
             "kernel_version": version,
             "built": time.time(),
@@ -137,9 +141,13 @@ def _make(wanted: Recipe, groups: packages.Resolution, trees: dict[str, Path]) -
 
 
 def _contents(
-    wanted: Recipe, trees: dict[str, Path], guests: Path, pair: keys.Keys, scratch: Path, result: Path
+    wanted: Recipe, trees: dict[str, Path], pair: keys.Keys, *, guests: Path, scratch: Path, result: Path
 ) -> str:
-    """Fill ``result`` and return the kernel's version."""
+    """Fill ``result`` and return the kernel's version.
+
+    :param guests: a copy of the checkout's ``guests``; the drivers are built in it.
+    :param scratch: an empty directory.
+    """
     version = modules.kernel_version(trees["kernel"])
     with step(f"Building the guest's drivers for Linux {version}"):
         try:
@@ -150,10 +158,12 @@ def _contents(
     with step(f"Putting the image {wanted.name} together"):
         stock = modules.stock(trees["kernel"], wanted.modules)
         installed = modules.install(trees["kernel"], stock, ours, scratch)
-        archive = initramfs.assemble(wanted, guests, trees["programs"], installed, pair, scratch)
-        with (result / "initramfs.cpio").open("wb") as output:
+        archive = initramfs.assemble(
+            wanted, pair, guests=guests, tree=trees["programs"], modules=installed, scratch=scratch
+        )
+        with (result / INITRAMFS).open("wb") as output:
             archive.write(output)
-        shutil.copyfile(trees["kernel"] / "boot" / f"vmlinuz-{version}", result / "vmlinuz")
+        (result / KERNEL).write_bytes(kernel.provide(trees["kernel"], version))
         (result / "modules").mkdir()
         for module in ours:
             shutil.copyfile(module, result / "modules" / module.name)

@@ -14,6 +14,8 @@ from harness.image.keys import Keys
 from harness.image.recipe import Recipe
 
 BUSYBOX = "/bin/busybox"
+KERNELS_MODPROBE = "/sbin/modprobe"
+"""What the kernel runs when it wants a module by name."""
 AGENT = "/usr/sbin/agent"
 INDICES = ("modules.alias", "modules.builtin", "modules.dep", "modules.symbols")
 """What busybox's modprobe reads of depmod's output."""
@@ -63,6 +65,7 @@ def _programs(archive: Archive, recipe: Recipe, tree: Path, scratch: Path) -> No
         for applet in run("listing busybox's applets", argv, Deadline(10, "busybox --list")).split():
             if applet not in present:
                 archive.symlink(f"/bin/{applet}", BUSYBOX)
+        archive.symlink(KERNELS_MODPROBE, BUSYBOX)
 
 
 def _follow(tree: Path, path: str) -> Path:
@@ -110,7 +113,7 @@ def _modules(archive: Archive, modules: Path) -> None:
         archive.file(f"{base}/{index}", modules / index)
 
 
-def assemble(recipe: Recipe, guests: Path, tree: Path, modules: Path, keys: Keys, scratch: Path) -> Archive:
+def assemble(recipe: Recipe, keys: Keys, *, guests: Path, tree: Path, modules: Path, scratch: Path) -> Archive:
     """The guest's root file system.
 
     :param guests: a copy of the checkout's ``guests``.
