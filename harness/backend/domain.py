@@ -1,0 +1,120 @@
+"""All backends of one domain: finds its devices in XenStore and runs their handshakes."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from harness.backend.block import BlockDevice
+from harness.backend.loop import Loop
+from harness.backend.net import NetDevice
+from harness.backend.network_client import NetworkClient
+from harness.bus.devices import backend_directory
+from harness.bus.xenbus import Backend, BackendDevice, XenbusState
+from harness.host.errors import GuestError, HarnessError
+from harness.hypervisor.link import LinkEnd
+from harness.store.client import StoreClient
+from harness.store.errors import StoreError
+
+KINDS = ("vbd", "vif")
+"""The console's backend has no handshake: it starts with the process."""
+
+
+class _Device(BackendDevice):
+    """A device whose failures are also in this process's log, and that can be removed."""
+
+    def fail(self, error: Exception) -> None:
+        print(f"{self.path}: {error}", file=sys.stderr, flush=True)
+        super().fail(error)
+
+    def close(self) -> None:
+        """Let go of everything: the toolstack has removed the device's nodes."""
+        self._backend.disconnect()
+
+
+class DomainBackends:
+    """The block and network backends of a domain.
+
+    :param domid: the domain with the frontends.
+    """
+
+    def __init__(self, domid: int, store: StoreClient, link: LinkEnd, loop: Loop) -> None:
+        self._domid = domid
+        self._store = store
+        self._link = link
+        self._loop = loop
+        self._network: NetworkClient | None = None
+        self._devices: dict[str, _Device] = {}
+        self._directories = {backend_directory(kind, domid): kind for kind in KINDS}
+        # The token of a watch is the path of what is to be looked at: a directory of devices, or a device.
+        for directory in self._directories:
+            store.watch(directory, directory, depth=1)
+        loop.watch(store.fileno(), self.process_events)
+
+    def process_events(self) -> None:
+        """Look at everything in XenStore that has changed.
+
+        :raise HostError: the store is gone.
+        """
+        changed = set()
+        # However many events a frontend causes, each device is looked at once.
+        while (event := self._store.poll_event()) is not None:
+            changed.add(event[1])
+        for path in sorted(changed):
+            if path in self._directories:
+                self._scan(path)
+            elif path in self._devices:
+                self._update(self._devices[path])
+
+    def _scan(self, directory: str) -> None:
+        try:
+            names = self._store.directory(directory)
+        except StoreError as error:
+            if error.name != "ENOENT":
+                raise
+            names = []
+        present = {f"{directory}/{name}" for name in names}
+        for path in sorted(present - self._devices.keys()):
+            self._add(path, self._directories[directory])
+        for path, device in list(self._devices.items()):
+            if path.startswith(f"{directory}/") and path not in present:
+                self._remove(device)
+
+    def _add(self, path: str, kind: str) -> None:
+        try:
+            device = _Device(self._store, path, self._domid, partial(self._make, kind))
+        except GuestError as error:
+            print(f"{path}: {error}", file=sys.stderr, flush=True)
+            return
+        if device.state != XenbusState.INITIALISING:
+            return
+        self._devices[path] = device
+        try:
+            device.start()
+        except HarnessError as error:
+            device.fail(error)
+        self._store.watch(device.watched, path)
+
+    def _make(self, kind: str, device: BackendDevice) -> Backend:
+        if kind == "vbd":
+            return BlockDevice(device, self._link, self._loop)
+        name = f"vif{self._domid}.{device.path.rpartition('/')[2]}"
+        return NetDevice(name, device, self._link, self._loop, self._connect_network)
+
+    def _update(self, device: _Device) -> None:
+        try:
+            device.frontend_changed()
+        except StoreError as error:
+            device.fail(error)
+        if device.gone:
+            self._remove(device)
+
+    def _remove(self, device: _Device) -> None:
+        del self._devices[device.path]
+        device.close()
+        self._store.unwatch(device.watched, device.path)
+
+    def _connect_network(self) -> NetworkClient:
+        if self._network is None:
+            self._network = NetworkClient.connect()
+        return self._network

@@ -1,0 +1,31 @@
+"""Starts the backend process of a domain."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from harness.host.process import Child, spawn
+from harness.hypervisor.link import Link
+
+
+def start_backend(domid: int, link: Link, *, log: Path, console_fd: int | None) -> Child:
+    """Start the process that serves a domain's paravirtual devices; it dies with the calling thread.
+
+    It finds the devices itself, whenever they appear in XenStore; the domain must have been introduced to the store.
+
+    :param link: the domain's link to Domain 0.
+    :param log: receives what goes wrong with devices.
+    :param console_fd: one end of a bidirectional stream for the domain's console, made non-blocking and kept by the
+        caller until this returns; None to throw away what the guest prints there.
+    """
+    link_fds = link.backend_fds()
+    argv = ["--domid", str(domid), "--link", ",".join(map(str, link_fds))]
+    if console_fd is not None:
+        argv += ["--console", str(console_fd)]
+    return spawn(
+        f"the backend of domain {domid}",
+        [sys.executable, "-m", "harness.backend", *argv],
+        log=log,
+        pass_fds=[*link_fds, *([] if console_fd is None else [console_fd])],
+    )

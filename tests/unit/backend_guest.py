@@ -1,0 +1,125 @@
+"""What the tests of backends share: a domain with a real store, link and backend process, but no QEMU.
+
+The test plays the guest: it holds the granter's end of the link, and writes the frontend's nodes.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from harness.backend.launch import start_backend
+from harness.bus import toolstack
+from harness.bus.devices import Device
+from harness.bus.xenbus import XenbusState, read_state, wait_for_state
+from harness.host.deadline import Deadline
+from harness.host.process import Child
+from harness.hypervisor.events import PortState
+from harness.hypervisor.layout import DOMAIN_0, GUEST_PORTS
+from harness.hypervisor.link import GuestEnd, Link
+from harness.store.client import StoreClient
+from harness.store.errors import StoreError
+
+DOMID = 7
+SECONDS = 20.0
+
+
+class Guest:
+    """The guest's end of everything."""
+
+    def __init__(self, link: Link, store: StoreClient, backend: Child) -> None:
+        self.store = store
+        self.backend = backend
+        self.end = GuestEnd.from_fds([os.dup(fd) for fd in link.guest_fds()], vector=0, ports=GUEST_PORTS)
+        self._next_frame = self.end.layout.first_free_frame
+
+    def frame(self) -> int:
+        """A frame that nobody uses yet, zeroed."""
+        self._next_frame += 1
+        return self._next_frame - 1
+
+    def memory(self, frame: int) -> memoryview:
+        return self.end.frame(frame)
+
+    def grant(self, frame: int, *, readonly: bool = False, domid: int = DOMAIN_0) -> int:
+        return self.end.table.grant(frame, domid, readonly=readonly)
+
+    def wait_for_event(self, port: int) -> None:
+        """Wait until the backend has sent an event to a port of ours."""
+        deadline = Deadline(SECONDS, f"an event on port {port}")
+        while port not in self.end.events.pending():
+            deadline.check()
+            time.sleep(0.0001)
+
+    def write(self, path: str, nodes: Mapping[str, object]) -> None:
+        for name, value in nodes.items():
+            self.store.write(f"{path}/{name}", str(value))
+
+    def switch(self, device: Device, state: XenbusState) -> None:
+        """Write the frontend's state."""
+        self.store.write(f"{device.frontend}/state", str(state.value))
+
+    def wait_for_backend(self, device: Device, state: XenbusState) -> None:
+        wait_for_state(self.store, device.backend, {state}, Deadline(SECONDS, f"{device.backend} in {state.name}"))
+
+    def backend_node(self, device: Device, name: str) -> str:
+        return self.store.read(f"{device.backend}/{name}").decode()
+
+    def error(self, device: Device) -> str | None:
+        """What the backend has reported about a device."""
+        try:
+            return self.store.read(device.backend.replace("/backend/", "/error/backend/") + "/error").decode()
+        except StoreError:
+            return None
+
+    def wait_until_failed(self, device: Device, complaint: str) -> None:
+        """Wait until the backend gives a device up, and check the reason it reports."""
+        self.wait_for_backend(device, XenbusState.CLOSING)
+        assert complaint in (self.error(device) or "")
+        assert self.backend.poll() is None
+
+    def state(self, device: Device) -> XenbusState:
+        return read_state(self.store, device.backend)
+
+    def let_go(self, port: int) -> bool:
+        """Whether the backend has closed its end of a port of ours."""
+        return self.end.events.status(port)[0] == PortState.UNBOUND
+
+
+def wait_until(what: str, condition: Callable[[], bool]) -> None:
+    deadline = Deadline(SECONDS, what)
+    while not condition():
+        deadline.check()
+        time.sleep(0.0005)
+
+
+@contextmanager
+def running_domain(runtime: Path, *, console_fd: int | None = None) -> Iterator[Guest]:
+    """A domain that is introduced to a store, served by a backend process."""
+    with ExitStack() as stack:
+        store = stack.enter_context(StoreClient.connect())
+        link = stack.enter_context(Link.create(DOMID, size=8 << 20))
+        description = toolstack.Description(
+            name="test",
+            uuid="e85b90c6-c456-4614-acc4-650a827507b1",
+            memory_kib=65536,
+            vcpus=1,
+            kernel=Path("/vmlinuz"),
+            ramdisk=Path("/initrd"),
+            cmdline="",
+        )
+        toolstack.add_domain(store, DOMID, link, description)
+        backend = start_backend(DOMID, link, log=runtime / "backend.log", console_fd=console_fd)
+        stack.callback(backend.kill)
+        yield Guest(link, store, backend)
+        assert backend.poll() is None, backend.output_tail()
+
+
+def pattern(size: int, seed: int) -> bytes:
+    """Bytes that differ from sector to sector."""
+    return b"".join((seed + number).to_bytes(8, "little") * 64 for number in range(size // 512))
+
+
