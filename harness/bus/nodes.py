@@ -1,45 +1,13 @@
-"""What the bus needs of XenStore: a connection and, inside a transaction, the same operations on a view of the tree."""
+"""Reading what others have written into XenStore."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
-
-from harness.host.deadline import Deadline
 from harness.host.errors import GuestError
 from harness.store.errors import StoreError
+from harness.store.nodes import NodeClient
 
-Result = TypeVar("Result")
-
-
-class Nodes(Protocol):
-    """Operations on nodes; each raises ``StoreError`` when the store refuses."""
-
-    def read(self, path: str) -> bytes: ...
-    def write(self, path: str, value: bytes) -> None: ...
-    def mkdir(self, path: str) -> None: ...
-    def rm(self, path: str) -> None: ...
-    def set_perms(self, path: str, perms: Sequence[str]) -> None: ...
-
-
-class Store(Nodes, Protocol):
-    """A connection: ``harness.store.client.StoreClient``, or what a test puts in its place."""
-
-    def transact(self, change: Callable[[Nodes], Result]) -> Result:
-        """Run ``change`` in a transaction, again for as long as the store says EAGAIN."""
-
-
-class Events(Store, Protocol):
-    """A connection whose watch events this thread may take."""
-
-    def watch(self, path: str, token: str) -> None: ...
-    def unwatch(self, path: str, token: str) -> None: ...
-
-    def read_event(self, deadline: Deadline) -> tuple[str, str]:
-        """The next event: path and token.
-
-        :raise DeadlineExpired: there was none.
-        """
+Nodes = NodeClient
+"""A connection to the store, or a transaction on one."""
 
 
 def read_or_none(nodes: Nodes, path: str) -> bytes | None:

@@ -7,30 +7,23 @@ belongs together is written in one transaction: a guest sees a device whole, or 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from harness.bus.devices import Device, disk_number
-from harness.bus.nodes import Events, Nodes, Store
+from harness.bus.nodes import Nodes
 from harness.bus.xenbus import XenbusState, read_state, wait_for_state
 from harness.host.deadline import Deadline
 from harness.hypervisor.layout import GUEST_CONSOLE_PORT, GUEST_STORE_PORT
 from harness.hypervisor.link import Link
+from harness.store.client import StoreClient
 from harness.store.paths import home
 
 CONSOLE_LIMIT = 1 << 20
 """Bytes of console output that Domain 0 keeps."""
 
 _CLOSED = frozenset({XenbusState.CLOSED, XenbusState.UNKNOWN})
-
-
-class Introducer(Store, Protocol):
-    """A store connection that can also introduce and release domains."""
-
-    def introduce(self, domid: int, gfn: int, port: int, fds: Sequence[int]) -> None: ...
-    def release(self, domid: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -49,34 +42,26 @@ class Description:
     cmdline: str
 
 
-@dataclass(frozen=True)
 class _Permissions:
-    """The four lists of permissions that the toolstack gives to nodes of one domain."""
+    """The lists of permissions that the toolstack gives to nodes of one domain and of its devices."""
 
-    private: tuple[str, ...]
-    readable: tuple[str, ...]
-    guest: tuple[str, ...]
-    frontend: tuple[str, ...]
-
-    @classmethod
-    def of(cls, domid: int, backend_domid: int = 0) -> _Permissions:
-        return cls(
-            ("n0",),
-            (f"n{backend_domid}", f"r{domid}"),
-            (f"n{domid}",),
-            (f"n{domid}", f"r{backend_domid}"),
-        )
+    def __init__(self, domid: int, backend_domid: int = 0) -> None:
+        self.private = ["n0"]
+        self.readable = ["n0", f"r{domid}"]
+        self.guest = [f"n{domid}"]
+        self.frontend = [f"n{domid}", f"r{backend_domid}"]
+        self.backend = [f"n{backend_domid}", f"r{domid}"]
 
 
-def _make(nodes: Nodes, path: str, permissions: Sequence[str], values: Mapping[str, str] | None = None) -> None:
+def _make(nodes: Nodes, path: str, permissions: list[str], values: Mapping[str, str] | None = None) -> None:
     """Make a node with children that inherit its permissions."""
     nodes.mkdir(path)
     nodes.set_perms(path, permissions)
     for name, value in (values or {}).items():
-        nodes.write(f"{path}/{name}", value.encode())
+        nodes.write(f"{path}/{name}", value)
 
 
-def add_domain(store: Introducer, domid: int, link: Link, description: Description) -> None:
+def add_domain(store: StoreClient, domid: int, link: Link, description: Description) -> None:
     """Introduce a domain and write its nodes.
 
     The domain belongs to the connection from its introduction on, so that nothing is left when its owner dies here.
@@ -87,7 +72,7 @@ def add_domain(store: Introducer, domid: int, link: Link, description: Descripti
     def change(nodes: Nodes) -> None:
         _write_domain(nodes, domid, description)
         _write_vm(nodes, domid, description)
-        permissions = _Permissions.of(domid)
+        permissions = _Permissions(domid)
         _make(
             nodes,
             f"{home(domid)}/store",
@@ -104,28 +89,28 @@ def add_domain(store: Introducer, domid: int, link: Link, description: Descripti
 
 
 def _write_domain(nodes: Nodes, domid: int, description: Description) -> None:
-    base, permissions = home(domid), _Permissions.of(domid)
+    base, permissions = home(domid), _Permissions(domid)
     memory = str(description.memory_kib)
     _make(nodes, base, permissions.readable, {"vm": f"/vm/{description.uuid}", "name": description.name})
     for cpu in range(description.vcpus):
-        nodes.write(f"{base}/cpu/{cpu}/availability", b"online")
+        nodes.write(f"{base}/cpu/{cpu}/availability", "online")
     for name, value in (("static-max", memory), ("target", memory), ("videoram", "0")):
-        nodes.write(f"{base}/memory/{name}", value.encode())
+        nodes.write(f"{base}/memory/{name}", value)
     nodes.mkdir(f"{base}/device")
     _make(nodes, f"{base}/device/suspend/event-channel", permissions.guest)
     nodes.mkdir(f"{base}/control")
     for name in ("shutdown", "feature-poweroff", "feature-reboot", "feature-suspend", "sysrq"):
         _make(nodes, f"{base}/control/{name}", permissions.guest)
     for name in ("platform-feature-multiprocessor-suspend", "platform-feature-xs_reset_watches"):
-        nodes.write(f"{base}/control/{name}", b"1")
+        nodes.write(f"{base}/control/{name}", "1")
     for name in ("data", "drivers", "feature", "attr", "error"):
         _make(nodes, f"{base}/{name}", permissions.guest)
-    nodes.write(f"{base}/domid", str(domid).encode())
+    nodes.write(f"{base}/domid", str(domid))
 
 
 def _write_vm(nodes: Nodes, domid: int, description: Description) -> None:
     base = f"/vm/{description.uuid}"
-    _make(nodes, base, _Permissions.of(domid).readable, {"name": description.name, "uuid": description.uuid})
+    _make(nodes, base, _Permissions(domid).readable, {"name": description.name, "uuid": description.uuid})
     image = {
         "ostype": "linux",
         "kernel": str(description.kernel),
@@ -133,17 +118,17 @@ def _write_vm(nodes: Nodes, domid: int, description: Description) -> None:
         "cmdline": description.cmdline,
     }
     for name, value in image.items():
-        nodes.write(f"{base}/image/{name}", value.encode())
-    nodes.write(f"{base}/start_time", f"{time.time():.2f}".encode())
+        nodes.write(f"{base}/image/{name}", value)
+    nodes.write(f"{base}/start_time", f"{time.time():.2f}")
 
 
-def remove_domain(store: Introducer, domid: int) -> None:
+def remove_domain(store: StoreClient, domid: int) -> None:
     """Release a domain: the store removes its nodes and those of its devices, and tells whoever watches for that."""
     store.release(domid)
 
 
 def _add_device(
-    store: Store,
+    store: StoreClient,
     device: Device,
     frontend: Mapping[str, str],
     backend: Mapping[str, str],
@@ -156,7 +141,7 @@ def _add_device(
     :param guest_owns: the only frontend nodes that the guest may change, if there are any such; else it may change all,
     :param guest_reads: except these.
     """
-    permissions = _Permissions.of(device.domid, device.backend_domid)
+    permissions = _Permissions(device.domid, device.backend_domid)
     backend = {"frontend": device.frontend, **backend}
     frontend = {"backend": device.backend, "backend-id": str(device.backend_domid), **frontend}
 
@@ -168,12 +153,12 @@ def _add_device(
             nodes.set_perms(f"{device.frontend}/{name}", permissions.frontend)
         for name in guest_reads:
             nodes.set_perms(f"{device.frontend}/{name}", permissions.readable)
-        _make(nodes, device.backend, permissions.readable, backend)
+        _make(nodes, device.backend, permissions.backend, backend)
 
     store.transact(change)
 
 
-def remove_device(store: Events, device: Device, deadline: Deadline) -> None:
+def remove_device(store: StoreClient, device: Device, deadline: Deadline) -> None:
     """Unplug a device: both ends close it, then its nodes go away.
 
     :param store: a connection on which nobody else waits for events.
@@ -183,8 +168,8 @@ def remove_device(store: Events, device: Device, deadline: Deadline) -> None:
 
     def close(nodes: Nodes) -> None:
         if read_state(nodes, device.backend) not in _CLOSED:
-            nodes.write(f"{device.backend}/online", b"0")
-            nodes.write(f"{device.backend}/state", str(XenbusState.CLOSING.value).encode())
+            nodes.write(f"{device.backend}/online", "0")
+            nodes.write(f"{device.backend}/state", str(XenbusState.CLOSING.value))
 
     def remove(nodes: Nodes) -> None:
         for path in (device.frontend, device.backend, device.toolstack):
@@ -199,7 +184,7 @@ def _common_backend_nodes(device: Device) -> dict[str, str]:
     return {"frontend-id": str(device.domid), "online": "1"}
 
 
-def add_vbd(store: Store, domid: int, target: str, path: Path, *, readonly: bool = False) -> Device:
+def add_vbd(store: StoreClient, domid: int, target: str, path: Path, *, readonly: bool = False) -> Device:
     """Make a disk.
 
     :param target: its name in the guest, such as ``xvda``.
@@ -234,7 +219,7 @@ def add_vbd(store: Store, domid: int, target: str, path: Path, *, readonly: bool
     return device
 
 
-def add_vif(store: Store, domid: int, devid: int, mac: str, bridge: str, *, mtu: int = 1500) -> Device:
+def add_vif(store: StoreClient, domid: int, devid: int, mac: str, bridge: str, *, mtu: int = 1500) -> Device:
     """Make a network interface.
 
     :param mac: six hexadecimal bytes separated by colons.
@@ -259,7 +244,7 @@ def add_vif(store: Store, domid: int, devid: int, mac: str, bridge: str, *, mtu:
     return device
 
 
-def add_console(store: Store, domid: int, link: Link) -> Device:
+def add_console(store: StoreClient, domid: int, link: Link) -> Device:
     """Make the first console, whose page and port the guest knows from its start info."""
     device = Device("console", domid, 0)
     _add_device(

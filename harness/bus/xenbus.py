@@ -8,9 +8,10 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Protocol
 
-from harness.bus.nodes import Events, Nodes, Store, read_number, read_or_none
+from harness.bus.nodes import Nodes, read_number, read_or_none
 from harness.host.deadline import Deadline
 from harness.host.errors import GuestError, HarnessError
+from harness.store.client import StoreClient
 from harness.store.errors import StoreError
 
 _ERROR_MAX = 1024
@@ -38,7 +39,7 @@ def read_state(nodes: Nodes, path: str) -> XenbusState:
     return known.get(value, XenbusState.UNKNOWN)
 
 
-def switch_state(store: Store, path: str, state: XenbusState, nodes: Mapping[str, str] | None = None) -> bool:
+def switch_state(store: StoreClient, path: str, state: XenbusState, nodes: Mapping[str, str] | None = None) -> bool:
     """Write the state of our own device, and other nodes of it, in one transaction.
 
     :param nodes: names below ``path`` and their values.
@@ -50,9 +51,9 @@ def switch_state(store: Store, path: str, state: XenbusState, nodes: Mapping[str
         if current is None:
             return False
         for name, value in (nodes or {}).items():
-            transaction.write(f"{path}/{name}", value.encode())
-        new = str(state.value).encode()
-        if current != new:
+            transaction.write(f"{path}/{name}", value)
+        new = str(state.value)
+        if current != new.encode():
             transaction.write(f"{path}/state", new)
         return True
 
@@ -65,12 +66,12 @@ def error_path(path: str) -> str:
     return "/".join(("", local, domain, domid, "error", *rest, "error"))
 
 
-def report_error(store: Store, path: str, number: int, text: str) -> None:
+def report_error(store: StoreClient, path: str, number: int, text: str) -> None:
     """Say in XenStore what is wrong with our device at ``path``, as ``<errno> text``."""
     store.write(error_path(path), f"{number} {text}".encode()[:_ERROR_MAX])
 
 
-def wait_for_state(store: Events, path: str, wanted: Collection[XenbusState], deadline: Deadline) -> XenbusState:
+def wait_for_state(store: StoreClient, path: str, wanted: Collection[XenbusState], deadline: Deadline) -> XenbusState:
     """Wait until the device at ``path`` is in one of the states; UNKNOWN is one that is gone.
 
     :param store: a connection on which nobody else waits for events.
@@ -112,7 +113,7 @@ class BackendDevice:
     :raise GuestError: the toolstack's nodes are incomplete.
     """
 
-    def __init__(self, store: Store, path: str, domid: int, make: Callable[[BackendDevice], Backend]) -> None:
+    def __init__(self, store: StoreClient, path: str, domid: int, make: Callable[[BackendDevice], Backend]) -> None:
         self.store = store
         self.path = path
         self.domid = domid
@@ -148,11 +149,11 @@ class BackendDevice:
                 if self.state != XenbusState.CLOSED:
                     self._switch(XenbusState.CLOSING)
             case XenbusState.CLOSED:
-                self._close()
-                self.gone = not self._online()
+                self._follow_to_the_end()
+                self.gone = self.gone or not self._online()
             case XenbusState.UNKNOWN:
                 if read_or_none(self.store, self.watched) is None:
-                    self._close()
+                    self._follow_to_the_end()
                     self.gone = True
             case _:
                 pass
@@ -165,8 +166,8 @@ class BackendDevice:
         else:
             self._switch(XenbusState.CONNECTED, nodes)
 
-    def _close(self) -> None:
-        self._backend.disconnect()
+    def _follow_to_the_end(self) -> None:
+        self.close()
         self._switch(XenbusState.CLOSED)
 
     def _online(self) -> bool:
@@ -179,12 +180,16 @@ class BackendDevice:
         self.state = state
         if not switch_state(self.store, self.path, state, nodes):
             # The toolstack has removed the device under us.
-            self._backend.disconnect()
+            self.close()
             self.gone = True
+
+    def close(self) -> None:
+        """Stop serving, without a word to the frontend."""
+        self._backend.disconnect()
 
     def fail(self, error: Exception) -> None:
         """Stop serving, report why, and ask the frontend to close. Only this device is concerned."""
-        self._backend.disconnect()
+        self.close()
         with suppress(StoreError):
             report_error(self.store, self.path, getattr(error, "errno", None) or errno.EIO, str(error))
         self._switch(XenbusState.CLOSING)
