@@ -39,12 +39,14 @@ class MachineDisk:
 
     :param target: its name in the guest (``hda``, ``vda``); says where on the IDE bus it sits.
     :param path: raw image. The harness holds its own lock on it, so QEMU does not lock.
+    :param lease_fd: descriptor of that lock: QEMU keeps it open, so that the image stays locked for as long as it runs.
     """
 
     model: Literal["ide", "virtio"]
     target: str
     path: Path
     readonly: bool = False
+    lease_fd: int | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Machine:
         return [
             self.console_fd,
             self.agent_fd,
+            *(disk.lease_fd for disk in self.disks if disk.lease_fd is not None),
             *(network.tap_fd for network in self.networks),
             *(link.fd for link in self.links),
         ]

@@ -1,9 +1,9 @@
 """Notices whatever goes wrong with a domain, once, in one place; that is the error which every waiting caller sees.
 
-It hears QEMU's exit, QMP events, the console (whose reader calls :meth:`Monitor.console_trouble`) and the end of other
-processes the domain depends on. One trouble seldom comes alone: a panic ends QEMU, which breaks the connection to the
-agent. So the first report opens a short window in which others may come in, and a crash beats everything else. All of
-this runs in the loop of :mod:`harness.machine.loop`.
+It hears QEMU's exit, QMP events, crashes that the console shows, and the end of other processes the domain depends on.
+One trouble seldom comes alone: a panic ends QEMU, which breaks the connection to the agent. So the first report opens a
+short window in which others may come in, and a crash beats everything else. All of this runs in the loop of
+:mod:`harness.machine.loop`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from qemu.qmp import Message
 
 from harness.host.deadline import Deadline
-from harness.host.errors import DeadlineExpired, GuestCrashed, GuestError, GuestGone, GuestSilent
+from harness.host.errors import DeadlineExpired, GuestCrashed, GuestError, GuestGone, GuestSilent, HostError
 from harness.host.process import Child
 from harness.machine.loop import background
 from harness.machine.qemu import QemuProcess
@@ -38,21 +38,31 @@ class Console(Protocol):
     """What the monitor wants of the console's log."""
 
     @property
-    def path(self) -> Path:
+    def log(self) -> Path:
         """The file that holds everything the console said."""
+
+    @property
+    def crash(self) -> GuestCrashed | None:
+        """The kernel's crash, as far as the console has told it."""
+
+    async def crashed(self) -> GuestCrashed:
+        """Wait, perhaps for ever, for the kernel to crash."""
 
     def last_lines(self) -> list[str]:
         """The last lines, oldest first."""
+
+
+FailureKind = type[GuestCrashed] | type[GuestGone] | type[HostError]
 
 
 @dataclass(frozen=True)
 class Report:
     """One thing that went wrong.
 
-    :param crash: the guest's kernel crashed, which explains whatever else is reported.
+    :param kind: the class of the error it is on its own.
     """
 
-    crash: bool
+    kind: FailureKind
     text: str
 
 
@@ -81,10 +91,10 @@ class Monitor:
         self._settled = asyncio.Event()
         self._shutdown_reason: str | None = None
         self._end_expected = False
-        self._console_closed = False
         self._ended = asyncio.Event()
+        self._console_closed = asyncio.Event()
         self._stop_watching: list[Callable[[], object]] = []
-        for work in (self._watch_events(), self._watch_exit()):
+        for work in (self._watch_events(), self._watch_exit(), self._watch_console()):
             self._stop_watching.append(background(work, f"monitor of {qemu.name}").cancel)
 
     def close(self) -> None:
@@ -105,18 +115,14 @@ class Monitor:
             self._stop_watching.remove(stop)
             stop()
             if not self._end_expected:
-                self._report(str(child.error(f"{child.name} ended unexpectedly")))
+                self._report(HostError, str(child.error(f"{child.name} ended unexpectedly")))
 
         loop.add_reader(descriptor, ended)
         self._stop_watching.append(stop)
 
-    def console_trouble(self, text: str) -> None:
-        """The console shows a panic or an oops; call this in the loop, once per line that says so."""
-        self._report(text, crash=True)
-
     def console_closed(self) -> None:
         """The console has been read to its end; call this in the loop."""
-        self._console_closed = True
+        self._console_closed.set()
         self._settle_if_over()
 
     def expect_end(self) -> None:
@@ -136,6 +142,7 @@ class Monitor:
             if deadline is None:
                 raise
             raise deadline.error() from None
+        await self._wait_briefly(self._console_closed)
         if self._crashed:
             raise await self._failure()
         return self._end_text()
@@ -143,7 +150,7 @@ class Monitor:
     async def guard(self, work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
         """Await something the guest has to do, for as long as the guest is all right.
 
-        :raise GuestCrashed, GuestGone: what the monitor noticed meanwhile, or had noticed before.
+        :raise GuestCrashed, GuestGone, HostError: what the monitor noticed meanwhile, or had noticed before.
         :raise GuestSilent: the deadline passed and nothing else is known to be wrong.
         """
         if self._reports:
@@ -172,10 +179,13 @@ class Monitor:
         if task.cancelled() or (error := task.exception()) is None:
             return False
         if isinstance(error, CONNECTION_ERRORS):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SETTLE_SECONDS):
-                    await self._settled.wait()
+            await self._wait_briefly(self._settled)
         return bool(self._reports)
+
+    async def _wait_briefly(self, event: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await event.wait()
 
     async def _watch_events(self) -> None:
         async for event in self._qemu.events:
@@ -186,8 +196,8 @@ class Monitor:
         details = data if isinstance(data, dict) else {}
         if event["event"] == "SHUTDOWN":
             self._shutdown_reason = str(details.get("reason"))
-        elif event["event"] in ("GUEST_PANICKED", "GUEST_CRASHLOADED"):
-            self._report("the guest's kernel panicked", crash=True)
+        elif event["event"] == "GUEST_PANICKED":
+            self._report(GuestCrashed, "the guest's kernel panicked")
 
     async def _watch_exit(self) -> None:
         status = await self._qemu.wait_disconnected()
@@ -195,44 +205,59 @@ class Monitor:
             self._on_event(event)
         self._ended.set()
         if not self._end_expected:
-            self._report(f"{self._end_text()} (QEMU's exit status {status})")
+            self._report(GuestGone, f"{self._end_text()} (QEMU's exit status {status})")
         self._settle_if_over()
 
-    def _report(self, text: str, *, crash: bool = False) -> None:
-        self._reports.append(Report(crash, text))
+    async def _watch_console(self) -> None:
+        self._report(GuestCrashed, _first_line(await self._console.crashed()))
+
+    def _report(self, kind: FailureKind, text: str) -> None:
+        self._reports.append(Report(kind, text))
         if len(self._reports) == 1:
             asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settled.set)
+        if self._console.crash is not None:
+            self._settled.set()
 
     def _settle_if_over(self) -> None:
         """With QEMU gone and its console read to the end there is nothing more to hear."""
-        if self._reports and self._ended.is_set() and self._console_closed:
+        if self._reports and self._ended.is_set() and self._console_closed.is_set():
             self._settled.set()
 
     @property
     def _crashed(self) -> bool:
-        return any(report.crash for report in self._reports)
+        return self._console.crash is not None or any(report.kind is GuestCrashed for report in self._reports)
 
     def _end_text(self) -> str:
         if self._shutdown_reason is None:
             return "QEMU ended without a word"
         return SHUTDOWN_TEXTS.get(self._shutdown_reason, f"QEMU ended: {self._shutdown_reason}")
 
-    async def _failure(self) -> GuestError:
+    async def _failure(self) -> GuestError | HostError:
+        """The error that says what is wrong; there must be a report. Waits until the reports have settled."""
         await self._settled.wait()
-        crashes = [report.text for report in self._reports if report.crash]
-        # Of the rest, the first is the likeliest cause, but nobody can be sure.
-        texts = crashes or [report.text for report in self._reports]
-        return self._error(GuestCrashed if crashes else GuestGone, "; ".join(dict.fromkeys(texts)))
+        crash = self._console.crash
+        if crash is not None:
+            return self._error(GuestCrashed, _first_line(crash), crash.console)
+        crashes = [report for report in self._reports if report.kind is GuestCrashed]
+        # Of things that are no crash the first is the likeliest cause, but nobody can be sure: tell them all.
+        told = crashes or self._reports
+        return self._error(told[0].kind, "; ".join(dict.fromkeys(report.text for report in told)))
 
-    def _silent(self, error: DeadlineExpired) -> GuestError:
+    def _silent(self, error: DeadlineExpired) -> GuestError | HostError:
         return self._error(GuestSilent, error.what)
 
-    def _error(self, kind: type[GuestError], text: str) -> GuestError:
-        return kind(
-            f"domain {self._qemu.name}: {text}",
-            console=self._console.last_lines(),
-            hint=look_further(self._qemu.child, self._console.path),
-        )
+    def _error(
+        self, kind: type[GuestError] | type[HostError], text: str, lines: Sequence[str] = ()
+    ) -> GuestError | HostError:
+        what = f"domain {self._qemu.name}: {text}"
+        hint = look_further(self._qemu.child, self._console.log)
+        if issubclass(kind, GuestError):
+            return kind(what, console=lines or self._console.last_lines(), hint=hint)
+        return kind(what, hint=hint)
+
+
+def _first_line(error: GuestCrashed) -> str:
+    return error.what.partition("\n")[0]
 
 
 def look_further(qemu: Child, console: Path) -> str:

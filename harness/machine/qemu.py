@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -56,12 +57,13 @@ class QemuProcess:
         self._exit: asyncio.Future[int] | None = None
 
     @classmethod
-    def spawn(cls, machine: Machine, log: Path) -> QemuProcess:
+    def spawn(cls, machine: Machine, log: Path, env: Mapping[str, str] | None = None) -> QemuProcess:
         """Start QEMU with its CPUs stopped; call this in a thread that lives as long as the domain.
 
         The caller closes its copies of the machine's descriptors afterwards.
 
         :param log: receives what QEMU prints.
+        :param env: added to QEMU's environment.
         :raise HostError: QEMU is not installed.
         """
         ours, theirs = socket.socketpair()
@@ -72,6 +74,7 @@ class QemuProcess:
                     command_line(machine, theirs.fileno()),
                     log=log,
                     pass_fds=[theirs.fileno(), *machine.descriptors()],
+                    env=env,
                 )
             except BaseException:
                 ours.close()
@@ -159,6 +162,14 @@ class QemuProcess:
             return await self._qmp.execute(command, arguments)
         except ExecInterruptedError as error:
             raise GuestGone(f"QEMU of domain {self.name} ended during the QMP command {command}") from error
+
+    async def version(self) -> str:
+        """QEMU's version, such as ``7.2.22``."""
+        answer = await self.execute("query-version")
+        match answer:
+            case {"qemu": {"major": major, "minor": minor, "micro": micro}}:
+                return f"{major}.{minor}.{micro}"
+        return str(answer)
 
     async def send_descriptor(self, name: str, descriptor: int) -> None:
         """Give QEMU a descriptor under a name, to be used in later commands (``getfd``)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,17 +29,16 @@ def values(argv: list[str], option: str) -> list[str]:
     return [argv[n + 1] for n, word in enumerate(argv) if word == option]
 
 
-def devices(argv: list[str]) -> list[dict[str, str | int]]:
+def devices(argv: list[str]) -> list[dict[str, Any]]:
     """The devices, whichever syntax they are written in."""
-    found: list[dict[str, str | int]] = []
-    for value in values(argv, "-device"):
-        if value.startswith("{"):
-            found.append(json.loads(value))
-        else:
-            driver, *rest = value.split(",")
-            options: dict[str, str | int] = dict(word.split("=", 1) for word in rest)
-            found.append({"driver": driver, **options})
-    return found
+    return [_device(value) for value in values(argv, "-device")]
+
+
+def _device(value: str) -> dict[str, Any]:
+    if value.startswith("{"):
+        return dict(json.loads(value))
+    driver, *rest = value.split(",")
+    return {"driver": driver, **dict(word.split("=", 1) for word in rest)}
 
 
 def test_every_machine() -> None:
