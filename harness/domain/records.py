@@ -153,10 +153,10 @@ def collect() -> list[str]:
 def _kill(pid: int, record: Record) -> bool:
     # The number may have been given to somebody else since: only a process that names this record is ours.
     try:
-        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        entries = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    if marker(record.domid).encode() not in environment:
+    if not any(f"{key}={value}".encode() in entries for key, value in environment(record.domid).items()):
         return False
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
@@ -164,9 +164,9 @@ def _kill(pid: int, record: Record) -> bool:
     return False
 
 
-def marker(domid: int) -> str:
+def environment(domid: int) -> dict[str, str]:
     """The environment entry by which a process of a domain is known."""
-    return f"HARNESS_DOMAIN={directory_of(domid)}"
+    return {"HARNESS_DOMAIN": str(directory_of(domid))}
 
 
 def remove(directory: Path, scratch: list[str]) -> None:

@@ -46,9 +46,8 @@ import os, pathlib, sys
 from harness.domain import records
 from harness.host.process import spawn
 claim = records.claim("lost", "hvm", pathlib.Path({str(tmp_path)!r}))
-key, value = records.marker(claim.record.domid).split("=", 1)
-left = spawn("left", ["sleep", "600"], log=pathlib.Path({str(tmp_path / "log")!r}), env={{key: value}},
-             die_with_parent=False)
+left = spawn("left", ["sleep", "600"], log=pathlib.Path({str(tmp_path / "log")!r}),
+             env=records.environment(claim.record.domid), die_with_parent=False)
 claim.record.pids = {{"qemu": left.pid, "backend": {stranger.pid}}}
 claim.record.write()
 print(left.pid, flush=True)

@@ -1,0 +1,180 @@
+"""Runs a comparison: boots the domains, then goes round by round through every workload on every path."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.compare import counters, subjects
+from harness.compare.network import ECHO_PORT, IPERF_PORT, Peer
+from harness.compare.results import Count, Guest, Host, Results
+from harness.compare.subjects import DevicePath, DiskPath
+from harness.compare.workloads import BlockWorkload, RoundTripWorkload, Sample, StreamWorkload, Workload
+from harness.domain.domain import Domain
+from harness.domain.leases import Lease
+from harness.host.directories import cache
+
+GRACE = 60.0
+"""Seconds a run may take beyond its own length before the guest counts as silent."""
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare, and how long.
+
+    :param rounds: how often each workload runs on each path in each boot.
+    :param boots: how often the domains are started anew; at least 1.
+    :param seconds: length of one run.
+    :param disk_size: bytes of the disk image that all disk paths share.
+    """
+
+    paths: list[DevicePath]
+    workloads: list[Workload]
+    rounds: int
+    boots: int
+    seconds: float
+    disk_size: int
+    accelerator: str = "auto"
+
+    def steps(self) -> list[tuple[Workload, DevicePath]]:
+        """The runs of one round: workload by workload, so that the paths of one follow each other closely."""
+        found: list[tuple[Workload, DevicePath]] = []
+        for workload in self.workloads:
+            on_disk = isinstance(workload, BlockWorkload)
+            found += [(workload, path) for path in self.paths if isinstance(path, DiskPath) == on_disk]
+        return found
+
+
+class Comparison:
+    """One comparison under way.
+
+    :param tell: is given a line of progress before each workload.
+    """
+
+    def __init__(self, plan: Plan, tell: Callable[[str], None]) -> None:
+        self._plan = plan
+        self._tell = tell
+        self._total = plan.boots * plan.rounds * len(plan.steps())
+        self._done = 0
+        self._spent = 0.0
+
+    def run(self) -> Results:
+        """Run the plan to its end.
+
+        :raise HarnessError: a domain did not start or failed; nothing is left running.
+        """
+        started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        results: Results | None = None
+        with _disk_image(self._plan.disk_size) as image:
+            for boot in range(self._plan.boots):
+                with self._booted(image) as domains:
+                    first = next(iter(domains.values()))
+                    results = results or Results(_host(first), _guest(first), started)
+                    peer = Peer(first.network, first.logs / "iperf3.log")
+                    try:
+                        self._measure(boot, domains, peer, results)
+                    finally:
+                        peer.close()
+        if results is None:
+            raise ValueError("a plan needs at least one boot")
+        return results
+
+    @contextmanager
+    def _booted(self, image: Lease) -> Iterator[dict[str, Domain]]:
+        """The domains of this plan, ready, by name."""
+        with ExitStack() as stack:
+            domains: dict[str, Domain] = {}
+            for definition in subjects.definitions(self._plan.paths, image.path):
+                domain = Domain(definition, accelerator=self._plan.accelerator, shared_lease=image)
+                # They boot side by side: all are launched before any is waited for.
+                domains[definition.name] = stack.enter_context(domain)
+                domain.launch()
+            for domain in domains.values():
+                domain.wait_ready()
+                domain.start_service(["nc", "-lk", "-p", str(ECHO_PORT), "-e", "cat"])
+            yield domains
+
+    def _measure(self, boot: int, domains: dict[str, Domain], peer: Peer, results: Results) -> None:
+        for number in range(self._plan.rounds):
+            steps = self._plan.steps()
+            # Every other round runs backwards, so that no path is always the one that finds the caches warm.
+            for workload, path in steps if number % 2 == 0 else reversed(steps):
+                self._announce(boot, number, workload, path)
+                started = time.monotonic()
+                self._step(boot, domains[f"compare-{path.domain}"], path, workload, peer, results)
+                self._spent += time.monotonic() - started
+                self._done += 1
+
+    def _announce(self, boot: int, number: int, workload: Workload, path: DevicePath) -> None:
+        left = "" if not self._done else f", about {self._spent / self._done * (self._total - self._done):.0f} s left"
+        where = f"boot {boot + 1}, round {number + 1}"
+        self._tell(f"[{self._done + 1}/{self._total}{left}] {where}: {workload.name} on {path.name}")
+
+    def _step(
+        self, boot: int, domain: Domain, path: DevicePath, workload: Workload, peer: Peer, results: Results
+    ) -> None:
+        first = not results.samples(path.name, workload.name, workload.headline)
+        interrupts = self._interrupts(domain) if first else 0
+        processor, started = counters.processor_seconds(domain.pids), time.monotonic()
+        sample = self._run(domain, path, workload, peer)
+        cores = (counters.processor_seconds(domain.pids) - processor) / (time.monotonic() - started)
+        results.add(boot, path.name, workload, sample, cores)
+        if first and sample.operations:
+            taken = self._interrupts(domain) - interrupts
+            results.counts.append(Count(path.name, workload.name, "interrupts", taken / sample.operations))
+
+    def _interrupts(self, domain: Domain) -> int:
+        return counters.interrupts(domain.execute(["cat", "/proc/interrupts"]).check().stdout)
+
+    def _run(self, domain: Domain, path: DevicePath, workload: Workload, peer: Peer) -> Sample:
+        seconds = self._plan.seconds
+        match workload, path:
+            case BlockWorkload(), DiskPath(target=target):
+                command = workload.command(domain.device(target), seconds=seconds)
+                return workload.parse(domain.execute(command, timeout=seconds + GRACE).check().stdout)
+            case StreamWorkload(), _:
+                command = workload.command(peer.address, IPERF_PORT, seconds=seconds)
+                return workload.parse(domain.execute(command, timeout=seconds + GRACE).stdout)
+            case RoundTripWorkload(), _:
+                return workload.parse(peer.round_trips(domain.addresses[0], seconds), seconds)
+            case _:
+                raise ValueError(f"{workload.name} does not run on {path.name}")
+
+
+@contextmanager
+def _disk_image(size: int) -> Iterator[Lease]:
+    """A raw image full of data that does not compress, leased once for all the domains that take turns on it."""
+    with tempfile.TemporaryDirectory(dir=cache("scratch"), prefix="compare-") as directory:
+        path = Path(directory) / "disk.img"
+        with path.open("wb") as image:
+            for _ in range(size // CHUNK):
+                image.write(os.urandom(CHUNK))
+        with Lease(path, readonly=False) as lease:
+            yield lease
+
+
+def _host(domain: Domain) -> Host:
+    facts = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next(
+        (line.partition(":")[2].strip() for line in facts if line.startswith("model name")), platform.machine()
+    )
+    return Host(
+        cpu=model,
+        cores=os.cpu_count() or 1,
+        kernel=platform.release(),
+        qemu=domain.qemu_version(),
+        accelerator=domain.accelerator.name,
+        accelerator_reason=domain.accelerator.reason,
+    )
+
+
+def _guest(domain: Domain) -> Guest:
+    return Guest(kernel=domain.image.kernel_version, image=domain.definition.image)

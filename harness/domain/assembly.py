@@ -1,0 +1,140 @@
+"""Puts a domain together: everything a definition asks for, started in order, and taken apart in reverse."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.backend.network_client import NetworkClient
+from harness.domain import disks, logs, networks, records
+from harness.domain.definition import Definition
+from harness.domain.disks import AttachedDisk
+from harness.domain.janitor import Janitor
+from harness.domain.leases import Lease
+from harness.domain.networks import AttachedNetwork
+from harness.domain.paravirtual import Paravirtual
+from harness.domain.records import Claim, Record
+from harness.host.directories import cache
+from harness.hypervisor.layout import GRANTER
+from harness.image.build import BuiltImage, build
+from harness.machine import accelerator, memory
+from harness.machine.accelerator import Accelerator
+from harness.machine.command_line import Machine, MachineDisk, MachineLink, MachineNetwork
+from harness.machine.qemu import QemuProcess
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a domain consists of once its QEMU exists, with its processors not yet running.
+
+    :param network: connection to the private network; None if the domain has no card.
+    :param paravirtual: link, store nodes and backend; None in an unmodified guest.
+    :param console: our end of the guest's first serial port.
+    :param agent: our end of its second.
+    """
+
+    image: BuiltImage
+    accelerator: Accelerator
+    record: Record
+    logs: Path
+    network: NetworkClient | None
+    cards: list[AttachedNetwork]
+    paravirtual: Paravirtual | None
+    qemu: QemuProcess
+    console: socket.socket
+    agent: socket.socket
+
+
+def assemble(definition: Definition, accelerator_request: str, shared_lease: Lease | None, stack: ExitStack) -> Parts:
+    """Start everything a definition asks for; call this in a thread that lives as long as the domain.
+
+    :param stack: takes it apart again, also when this fails half way.
+    :raise HarnessError: something is missing, in use, or does not start.
+    """
+    image = build(definition.image)
+    chosen = accelerator.choose(accelerator_request)
+    memory.require(definition.name, definition.memory)
+    log = logs.make(definition.name)
+    claim = _claim(definition, log, stack)
+    attached = disks.attach(definition.disks, Path(claim.record.scratch[0]), stack, shared_lease)
+    network, cards = networks.attach(definition.networks, stack)
+    paravirtual = None
+    if definition.kind == "pv":
+        paravirtual = stack.enter_context(Paravirtual(definition, image, claim.record, attached, cards, log))
+    with ExitStack() as handed_over:
+        console, agent = (_pair(stack, handed_over) for _ in range(2))
+        machine = Machine(
+            name=definition.name,
+            accelerator=chosen.name,
+            memory=definition.memory,
+            vcpus=definition.vcpus,
+            kernel=image.kernel,
+            initramfs=image.initramfs,
+            console_fd=console[1],
+            agent_fd=agent[1],
+            disks=_machine_disks(attached),
+            networks=_machine_networks(claim.record, network, cards, handed_over),
+            links=_machine_links(paravirtual, handed_over),
+        )
+        qemu = QemuProcess.spawn(machine, log / "qemu.log", env=records.environment(claim.record.domid))
+    stack.callback(qemu.child.kill)
+    claim.record.pids["qemu"] = qemu.child.pid
+    claim.record.write()
+    return Parts(image, chosen, claim.record, log, network, cards, paravirtual, qemu, console[0], agent[0])
+
+
+def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
+    """The record, and what removes it: this process at the end, or the janitor if this process is killed."""
+    claim = records.claim(definition.name, definition.kind, log)
+    stack.callback(claim.release)
+    scratch = Path(tempfile.mkdtemp(prefix=f"{definition.name}-", dir=cache("scratch")))
+    stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+    claim.record.scratch.append(str(scratch))
+    claim.record.write()
+    janitor = Janitor([claim.record.directory, scratch], log / "janitor.log")
+    stack.callback(janitor.dismiss)
+    return claim
+
+
+def _pair(stack: ExitStack, handed_over: ExitStack) -> tuple[socket.socket, int]:
+    """A socket pair: our end, and the descriptor of the end that QEMU inherits."""
+    ours, theirs = socket.socketpair()
+    stack.callback(ours.close)
+    handed_over.callback(theirs.close)
+    return ours, theirs.fileno()
+
+
+def _machine_disks(attached: Sequence[AttachedDisk]) -> tuple[MachineDisk, ...]:
+    return tuple(
+        MachineDisk(one.disk.model, one.disk.target, one.lease.path, one.disk.readonly, one.lease.descriptor)
+        for one in attached
+        if one.disk.model != "pv"
+    )
+
+
+def _machine_networks(
+    record: Record, client: NetworkClient | None, cards: Sequence[AttachedNetwork], handed_over: ExitStack
+) -> tuple[MachineNetwork, ...]:
+    found = []
+    for number, one in enumerate(cards):
+        if client is None or one.network.model == "pv":
+            continue
+        # xl calls the ports of emulated cards so, to tell them from those of the split driver.
+        tap = client.tap(f"vif{record.domid}.{number}-emu", vnet_hdr=one.network.model == "virtio")
+        handed_over.callback(os.close, tap)
+        found.append(MachineNetwork(one.network.model, one.lease.mac, tap))
+    return tuple(found)
+
+
+def _machine_links(paravirtual: Paravirtual | None, handed_over: ExitStack) -> tuple[MachineLink, ...]:
+    if paravirtual is None:
+        return ()
+    server = paravirtual.link.qemu_socket()
+    handed_over.callback(server.close)
+    return (MachineLink(server.fileno(), paravirtual.link.layout.vectors[GRANTER]),)

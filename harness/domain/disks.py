@@ -1,0 +1,52 @@
+"""A domain's disks on the host: leased images, and scratch images that go with the domain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.domain.definition import Disk
+from harness.domain.leases import Lease
+from harness.host.errors import HostError
+
+
+@dataclass(frozen=True)
+class AttachedDisk:
+    """A disk of the definition and the image behind it."""
+
+    disk: Disk
+    lease: Lease
+
+
+def attach(
+    disks: Iterable[Disk], scratch: Path, stack: ExitStack, shared_lease: Lease | None = None
+) -> list[AttachedDisk]:
+    """Make scratch images and take the lease of each disk.
+
+    :param scratch: an existing directory for scratch images.
+    :param stack: releases the leases.
+    :param shared_lease: held by the caller, for domains that take turns on one image.
+    :raise UsageError: an image does not exist, has no disk's size, or is in use.
+    :raise HostError: an image cannot be made or opened.
+    """
+    attached = []
+    for disk in disks:
+        path = disk.path if disk.path is not None else _make(scratch / f"{disk.target}.img", disk.size or 0)
+        if shared_lease is not None and path.samefile(shared_lease.path):
+            attached.append(AttachedDisk(disk, shared_lease))
+        else:
+            lease = Lease(path, readonly=disk.readonly)
+            stack.callback(lease.release)
+            attached.append(AttachedDisk(disk, lease))
+    return attached
+
+
+def _make(path: Path, size: int) -> Path:
+    try:
+        with path.open("xb") as image:
+            image.truncate(size)
+    except OSError as error:
+        raise HostError(f"cannot make the scratch disk {path} of {size} bytes: {error.strerror}") from error
+    return path

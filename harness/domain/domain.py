@@ -1,0 +1,350 @@
+"""A domain as a test, a benchmark or the command line holds it: plain synchronous calls, from definition to death."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from harness.backend.network_client import NetworkClient
+from harness.domain import networks
+from harness.domain.assembly import Parts, assemble
+from harness.domain.definition import Definition
+from harness.domain.leases import Lease
+from harness.guest.agent import AgentClient
+from harness.guest.completed import Completed
+from harness.guest.console import ConsoleLog
+from harness.guest.ssh import SshClient
+from harness.host.deadline import Deadline
+from harness.host.errors import HarnessError, UsageError
+from harness.image.build import BuiltImage
+from harness.machine import loop
+from harness.machine.accelerator import Accelerator
+from harness.machine.monitor import Monitor
+
+T = TypeVar("T")
+
+BOOT_SECONDS = {"kvm": 60.0, "tcg": 180.0}
+"""What a guest gets from its start to its agent's answer; an emulated one shares its core with others."""
+EXECUTE_SECONDS = 60.0
+SHUTDOWN_SECONDS = 60.0
+QMP_SECONDS = 30.0
+QUIT_SECONDS = 5.0
+SSH_SECONDS = 60.0
+SSH_PORT = 22
+
+
+class DomainState(StrEnum):
+    """CREATED → STARTING → RUNNING ⇄ PAUSED, and from any of them → ENDED."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class Domain:
+    """One domain, from its launch until it is destroyed. Use it as a context manager: it is destroyed at the end.
+
+    Launch it in a thread that lives as long as the domain: its processes die with that thread. Every call that needs
+    the guest raises, besides what it says itself:
+
+    :raise UsageError: the domain is not in a state that allows the call.
+    :raise GuestError: the guest crashed, ended, or did not answer in time; with its last console lines.
+    :raise HostError: a process that serves the domain ended.
+
+    :param definition: what it consists of.
+    :param accelerator: ``auto``, ``kvm`` or ``tcg``.
+    :param shared_lease: a lease held by the caller on an image that several domains take turns on.
+    """
+
+    def __init__(self, definition: Definition, *, accelerator: str = "auto", shared_lease: Lease | None = None) -> None:
+        self.definition = definition
+        self.state = DomainState.CREATED
+        self._accelerator_request = accelerator
+        self._shared_lease = shared_lease
+        self._stack = ExitStack()
+        self._parts: Parts | None = None
+        self._console: ConsoleLog | None = None
+        self._monitor: Monitor | None = None
+        self._agent: AgentClient | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.destroy()
+
+    # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def parts(self) -> Parts:
+        """What it consists of; once it has been launched.
+
+        :raise UsageError: it has not been, or is destroyed.
+        """
+        if self._parts is None:
+            raise UsageError(f"domain {self.name} is {self.state}: it has no QEMU")
+        return self._parts
+
+    @property
+    def domid(self) -> int:
+        return self.parts.record.domid
+
+    @property
+    def pids(self) -> list[int]:
+        """Processes that belong to this domain alone: QEMU, and the backend of a paravirtual domain."""
+        return list(self.parts.record.pids.values())
+
+    @property
+    def logs(self) -> Path:
+        """Directory of its logs, which outlives it."""
+        return self.parts.logs
+
+    @property
+    def image(self) -> BuiltImage:
+        return self.parts.image
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.parts.accelerator
+
+    def qemu_version(self) -> str:
+        """Version of its QEMU."""
+        return loop.run(self.parts.qemu.version(), Deadline(QMP_SECONDS, f"the version of QEMU of domain {self.name}"))
+
+    @property
+    def network(self) -> NetworkClient:
+        """The private network its cards are on."""
+        if self.parts.network is None:
+            raise UsageError(f"domain {self.name} has no network", hint="add one under 'networks' in its definition")
+        return self.parts.network
+
+    @property
+    def addresses(self) -> list[str]:
+        """IPv4 addresses of its cards, in the order of the definition."""
+        return [one.lease.address for one in self.parts.cards]
+
+    @property
+    def console(self) -> ConsoleLog:
+        if self._console is None:
+            raise UsageError(f"domain {self.name} is {self.state}: it has no console")
+        return self._console
+
+    def device(self, target: str) -> str:
+        """The guest's device file of a disk.
+
+        :raise UsageError: the domain has no such disk.
+        """
+        if target not in [disk.target for disk in self.definition.disks]:
+            raise UsageError(f"domain {self.name} has no disk {target}")
+        # libata calls IDE disks sd*; the place on the bus gives the letter.
+        return f"/dev/{target.replace('hd', 'sd', 1) if target.startswith('hd') else target}"
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Launch it and wait until it is ready."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start its processes and let the guest boot; does not wait for the guest.
+
+        :raise HarnessError: something is missing, in use, or does not start; nothing is left behind then.
+        """
+        self._require(DomainState.CREATED)
+        self.state = DomainState.STARTING
+        try:
+            self._parts = assemble(self.definition, self._accelerator_request, self._shared_lease, self._stack)
+            loop.run(self._connect(self._parts))
+        except BaseException:
+            self.destroy()
+            raise
+
+    async def _connect(self, parts: Parts) -> None:
+        await parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}"))
+        self._console = ConsoleLog(parts.logs / "console.log")
+        self._monitor = Monitor(parts.qemu, self._console)
+        loop.background(self._read_console(self._console, self._monitor, parts.console), f"console of {self.name}")
+        if parts.paravirtual is not None:
+            self._monitor.watch_child(parts.paravirtual.backend)
+        self._agent = AgentClient(parts.agent)
+        await parts.qemu.cont()
+
+    @staticmethod
+    async def _read_console(console: ConsoleLog, monitor: Monitor, connection: socket.socket) -> None:
+        """Take in the console to its end, and tell the monitor that there is no more."""
+        try:
+            await console.run(connection)
+        finally:
+            monitor.console_closed()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until the agent answers and the devices work.
+
+        :param timeout: seconds; default: what the accelerator needs.
+        """
+        self._require(DomainState.STARTING)
+        seconds = BOOT_SECONDS[self.accelerator.name] if timeout is None else timeout
+        deadline = Deadline(seconds, f"the boot of domain {self.name} until its agent answers")
+        self._guarded(self._running_agent.ping(deadline), deadline)
+        self.state = DomainState.RUNNING
+        if self.parts.paravirtual is not None:
+            self.parts.paravirtual.wait_connected(deadline)
+        for card in self.parts.cards:
+            self.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
+
+    def pause(self) -> None:
+        """Stop its virtual CPUs."""
+        self._require(DomainState.RUNNING)
+        loop.run(self.parts.qemu.stop(), Deadline(QMP_SECONDS, f"the pause of domain {self.name}"))
+        self._set_state(DomainState.PAUSED)
+
+    def unpause(self) -> None:
+        """Let its virtual CPUs run on."""
+        self._require(DomainState.PAUSED)
+        loop.run(self.parts.qemu.cont(), Deadline(QMP_SECONDS, f"the end of the pause of domain {self.name}"))
+        self._set_state(DomainState.RUNNING)
+
+    def shutdown(self, timeout: float = SHUTDOWN_SECONDS) -> None:
+        """Have the guest shut itself down, and take the domain apart when it has.
+
+        :raise GuestSilent: it is still there after ``timeout`` seconds, and goes on.
+        """
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"the shutdown of domain {self.name}")
+        monitor = self._running_monitor
+        loop.get().call_soon_threadsafe(monitor.expect_end)
+        self._guarded(self._running_agent.shutdown(deadline), deadline)
+        self._guarded(monitor.wait_end(deadline), deadline)
+        self.destroy()
+
+    def wait_end(self, deadline: Deadline | None = None) -> str:
+        """Wait until the guest ends by itself, and say in words why it did."""
+        loop.get().call_soon_threadsafe(self._running_monitor.expect_end)
+        return loop.run(self._running_monitor.wait_end(deadline))
+
+    def destroy(self) -> None:
+        """End it at once and remove all of it but its logs. May be called in any state, and again."""
+        if self._parts is not None:
+            with suppress(HarnessError):
+                loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+        self._set_state(DomainState.ENDED)
+        self._stack.close()
+        self._parts = None
+
+    async def _quit(self, parts: Parts) -> None:
+        if self._monitor is not None:
+            self._monitor.expect_end()
+        await parts.qemu.quit(Deadline(QUIT_SECONDS, f"the end of QEMU of domain {self.name}"))
+        if self._agent is not None:
+            self._agent.close()
+        if self._console is not None:
+            self._console.close()
+        if self._monitor is not None:
+            self._monitor.close()
+
+    # -- use -----------------------------------------------------------------------------------------------------------
+
+    def execute(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        timeout: float = EXECUTE_SECONDS,
+    ) -> Completed:
+        """Run a command in the guest to its end; its exit status is in what is returned.
+
+        May be called from several threads at once.
+
+        :raise CommandTimeout: it was still running after ``timeout`` seconds and has been killed.
+        """
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"the end of {argv[0]} in domain {self.name}")
+        return self._guarded(self._running_agent.exec(argv, deadline, stdin=stdin, env=env), deadline, grace=10.0)
+
+    def start_service(self, argv: Sequence[str]) -> None:
+        """Start a command that goes on in the background until the guest ends."""
+        self.execute(["sh", "-c", '"$@" </dev/null >/dev/null 2>&1 &', "sh", *argv]).check()
+
+    def read_file(self, path: str, *, timeout: float = EXECUTE_SECONDS) -> bytes:
+        """The content of a file in the guest."""
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"reading {path} in domain {self.name}")
+        return self._guarded(self._running_agent.read_file(path, deadline), deadline)
+
+    def write_file(self, path: str, content: bytes, *, timeout: float = EXECUTE_SECONDS) -> None:
+        """Create a file in the guest, or replace the content of one."""
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"writing {path} in domain {self.name}")
+        self._guarded(self._running_agent.write_file(path, content, deadline), deadline)
+
+    def connect(self, port: int, *, card: int = 0, timeout: float = SSH_SECONDS) -> socket.socket:
+        """A TCP connection from the host to the guest, over one of its network cards.
+
+        :raise OSError: nobody listens there.
+        """
+        connection = self.network.socket(socket.AF_INET, socket.SOCK_STREAM)
+        connection.settimeout(timeout)
+        try:
+            connection.connect((self.addresses[card], port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def ssh(self, *, card: int = 0, timeout: float = SSH_SECONDS) -> SshClient:
+        """Log in over the network card under test; the image's own host key is insisted on."""
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"an SSH login on domain {self.name}")
+        return SshClient.connect(
+            self.connect(SSH_PORT, card=card, timeout=deadline.left),
+            host_key=self.image.ssh_host_key,
+            client_key=self.image.ssh_client_key,
+            deadline=deadline,
+        )
+
+    # -- the monitor stands before everything that waits for the guest ------------------------------------------------
+
+    @property
+    def _running_monitor(self) -> Monitor:
+        if self._monitor is None:
+            raise UsageError(f"domain {self.name} is {self.state}")
+        return self._monitor
+
+    @property
+    def _running_agent(self) -> AgentClient:
+        if self._agent is None:
+            raise UsageError(f"domain {self.name} is {self.state}")
+        return self._agent
+
+    def _guarded(self, work: Coroutine[Any, Any, T], deadline: Deadline, *, grace: float = 0.0) -> T:
+        """Run something that needs the guest, until it is done or the guest is known to have failed.
+
+        :param grace: seconds beyond the deadline for the work to clean up after itself and say more.
+        """
+        outer = Deadline(deadline.left + grace, deadline.waiting_for) if grace else deadline
+        return loop.run(self._running_monitor.guard(work, outer))
+
+    def _require(self, *states: DomainState) -> None:
+        if self.state not in states:
+            raise UsageError(f"domain {self.name} is {self.state}, not {' or '.join(states)}")
+
+    def _set_state(self, state: DomainState) -> None:
+        self.state = state
+        if self._parts is not None:
+            self._parts.record.state = state
+            self._parts.record.write()

@@ -1,0 +1,49 @@
+"""A domain's network cards on the host: leases of addresses, and the guest's own configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from harness.backend.network_client import Lease, NetworkClient
+from harness.domain.definition import Network
+
+
+@dataclass(frozen=True)
+class AttachedNetwork:
+    """A network card of the definition, with the MAC and the address it got."""
+
+    network: Network
+    lease: Lease
+
+
+def attach(networks: Sequence[Network], stack: ExitStack) -> tuple[NetworkClient | None, list[AttachedNetwork]]:
+    """Join the private network, if there is a card at all, and lease an address for each.
+
+    :param stack: leaves it again.
+    :raise HostError: this machine does not let us have a private network, or a MAC is in use.
+    """
+    if not networks:
+        return None, []
+    client = stack.enter_context(NetworkClient.connect())
+    return client, [AttachedNetwork(network, client.lease(network.mac)) for network in networks]
+
+
+CONFIGURE = """
+for address in /sys/class/net/*/address; do
+    if [ "$(cat "$address")" = "$1" ]; then
+        card=${address%/address}
+        card=${card##*/}
+        ip address replace "$2" dev "$card" && exec ip link set "$card" up
+        exit
+    fi
+done
+echo "no network card has the address $1" >&2
+exit 1
+"""
+
+
+def configuration(one: AttachedNetwork, client: NetworkClient) -> list[str]:
+    """The command that gives a guest's card its address: the card is known by its MAC."""
+    return ["sh", "-c", CONFIGURE, "sh", one.lease.mac, f"{one.lease.address}/{client.prefix}"]

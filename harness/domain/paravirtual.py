@@ -1,0 +1,142 @@
+"""What a paravirtual domain has besides QEMU: its link to Domain 0, its nodes in XenStore, its backend process."""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from harness.backend.launch import start_backend
+from harness.backend.network_client import NetworkClient
+from harness.bus import toolstack
+from harness.bus.devices import Device
+from harness.bus.nodes import read_or_none
+from harness.bus.xenbus import XenbusState, error_path, wait_for_state
+from harness.domain import records
+from harness.domain.definition import Definition
+from harness.domain.disks import AttachedDisk
+from harness.domain.networks import AttachedNetwork
+from harness.domain.records import Record
+from harness.host.deadline import Deadline
+from harness.host.errors import HostError
+from harness.hypervisor.link import Link
+from harness.image.build import BuiltImage
+from harness.machine.command_line import KERNEL_ARGUMENTS
+from harness.store.client import StoreClient
+
+KIB_PER_MIB = 1024
+
+
+class Paravirtual:
+    """The paravirtual side of one domain, from before its QEMU starts until after it has ended.
+
+    :param record: of the domain; gets the backend's process ID.
+    :param logs: directory for the backend's log.
+    :raise HostError: the link, the store or the backend cannot be had.
+
+    :ivar console: our end of the paravirtual console.
+    :ivar backend: the process that serves its devices.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        image: BuiltImage,
+        record: Record,
+        disks: Sequence[AttachedDisk],
+        networks: Sequence[AttachedNetwork],
+        logs: Path,
+    ) -> None:
+        self._stack = ExitStack()
+        try:
+            self.link = self._stack.enter_context(Link.create(record.domid))
+            self.store = self._stack.enter_context(StoreClient.connect())
+            toolstack.add_domain(self.store, record.domid, self.link, _description(definition, image))
+            self._stack.callback(toolstack.remove_domain, self.store, record.domid)
+            self.devices = _devices(self.store, record.domid, self.link, disks, networks)
+            self.console, theirs = socket.socketpair()
+            self._stack.callback(self.console.close)
+            with theirs:
+                theirs.setblocking(False)
+                self.backend = start_backend(
+                    record.domid,
+                    self.link,
+                    log=logs / "backend.log",
+                    console_fd=theirs.fileno(),
+                    lease_fds=[one.lease.descriptor for one in disks],
+                    env=records.environment(record.domid),
+                )
+            self._stack.callback(self.backend.stop)
+        except BaseException:
+            self._stack.close()
+            raise
+        record.pids["backend"] = self.backend.pid
+
+    def wait_connected(self, deadline: Deadline) -> None:
+        """Wait until every disk and network interface is connected at both ends.
+
+        :raise HostError: a backend gave up on its device; says why.
+        :raise DeadlineExpired: the guest's driver did not get that far.
+        """
+        for device in self.devices:
+            for path in (device.backend, device.frontend):
+                reached = wait_for_state(self.store, path, _DECIDED, deadline)
+                if reached != XenbusState.CONNECTED:
+                    raise HostError(
+                        f"the {device.kind} {device.devid} of domain {device.domid} did not connect: "
+                        f"{path} is {reached.name.lower()}{self._reason(path)}",
+                        hint="see: harness store ls",
+                    )
+
+    def _reason(self, path: str) -> str:
+        """What an end of a device has reported, if anything."""
+        report = read_or_none(self.store, error_path(path))
+        return f": {report.decode(errors='replace')}" if report else ""
+
+    def close(self) -> None:
+        """Stop the backend and remove the domain from the store."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+_DECIDED = frozenset({XenbusState.CONNECTED, XenbusState.CLOSING, XenbusState.CLOSED})
+
+
+def _description(definition: Definition, image: BuiltImage) -> toolstack.Description:
+    return toolstack.Description(
+        name=definition.name,
+        uuid=str(uuid.uuid4()),
+        memory_kib=definition.memory * KIB_PER_MIB,
+        vcpus=definition.vcpus,
+        kernel=image.kernel,
+        ramdisk=image.initramfs,
+        cmdline=" ".join(KERNEL_ARGUMENTS),
+    )
+
+
+def _devices(
+    store: StoreClient,
+    domid: int,
+    link: Link,
+    disks: Sequence[AttachedDisk],
+    networks: Sequence[AttachedNetwork],
+) -> list[Device]:
+    """Write the nodes of all devices; those returned connect through XenBus, which the first console does not."""
+    toolstack.add_console(store, domid, link)
+    found = [
+        toolstack.add_vbd(store, domid, one.disk.target, one.lease.path, readonly=one.disk.readonly) for one in disks
+    ]
+    for number, one in enumerate(networks):
+        found.append(toolstack.add_vif(store, domid, number, one.lease.mac, NetworkClient.bridge))
+    return found
