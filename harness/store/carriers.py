@@ -16,7 +16,7 @@ from harness.store.connection import Connection
 from harness.store.core import Store
 from harness.store.errors import ProtocolError
 from harness.store.ring import RingError, RingFault, RingPage
-from harness.store.wire import Message
+from harness.store.wire import Message, Op
 
 ROUND = 64
 """Requests of one client that are handled before the others have their turn."""
@@ -69,6 +69,8 @@ class SocketCarrier:
         try:
             while handled < ROUND and (message := self.connection.next_message()) is not None:
                 self._store.handle(self.connection, message, self._fds)
+                if message.type == Op.INTRODUCE:
+                    self._close_fds()
                 handled += 1
         except ProtocolError as error:
             print(f"a client was disconnected: {error}", file=sys.stderr)
@@ -96,10 +98,14 @@ class SocketCarrier:
         self.closed = self.closed or (self._ended and not self.connection.has_work)
 
     def close(self) -> None:
+        self._close_fds()
+        self.socket.close()
+
+    def _close_fds(self) -> None:
+        """Close those that came and were not made use of: they were for the request just handled, if for any."""
         for descriptor in self._fds:
             os.close(descriptor)
-        self._fds = []
-        self.socket.close()
+        self._fds.clear()
 
 
 class RingCarrier:

@@ -30,7 +30,7 @@ class DomainRing(Protocol):
 
 ConnectDomain = Callable[[Connection, int, int, list[int]], DomainRing]
 """Called with the domain's connection, the frame of its ring page, its event channel and the descriptors that came with
-INTRODUCE, which it takes over.
+INTRODUCE, which it takes out of the list unless it fails.
 
 :raise StoreError: they are not what they should be.
 """
@@ -84,7 +84,7 @@ class Store:
     def handle(self, connection: Connection, message: Message, fds: list[int]) -> None:
         """Do what a request asks for and queue the answer.
 
-        :param fds: descriptors that came with the stream; INTRODUCE takes them out of the list.
+        :param fds: descriptors that came along; the request takes out of the list what it makes use of.
         """
         request = operations.Request(self, connection, message, fds)
         try:

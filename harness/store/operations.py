@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness.store.errors import StoreError
-from harness.store.paths import home, is_relative, resolve
+from harness.store.paths import home, is_relative, length_in_domain, resolve
 from harness.store.permissions import FIRST_RESERVED_DOMID, Permission, Requester
 from harness.store.transactions import Transaction
 from harness.store.tree import NodeSpace
@@ -25,7 +25,7 @@ OK = b"OK\0"
 class Request:
     """One request and everything it can act on.
 
-    :param fds: descriptors received on the connection and not used yet.
+    :param fds: descriptors that came with the request; what it makes use of, it takes out.
     :param first_events: watch events (path, token) to send right after the answer.
     """
 
@@ -45,7 +45,11 @@ class Request:
         return self.store.space(self.connection, self.message.transaction_id)
 
     def path(self, raw: bytes, *, special: bool = False) -> str:
-        return resolve(raw, self.who.domid, special=special)
+        """:raise StoreError: EINVAL, it is no path, or a longer one than this client may use."""
+        path = resolve(raw, self.who.domid, special=special)
+        if not self.who.privileged and length_in_domain(path) > self.store.quota.path:
+            raise StoreError("EINVAL")
+        return path
 
     def strings(self, count: int) -> list[bytes]:
         """:raise StoreError: EINVAL, the payload is not so many strings."""
@@ -195,9 +199,7 @@ def _transaction_end(request: Request) -> bytes:
 
 def _introduce(request: Request) -> bytes:
     domid, frame, port = request.numbers(3)
-    fds = request.fds.copy()
-    request.fds.clear()
-    request.store.introduce(request.connection, _domid(domid), frame, port, fds)
+    request.store.introduce(request.connection, _domid(domid), frame, port, request.fds)
     return OK
 
 

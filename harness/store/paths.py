@@ -8,7 +8,6 @@ from harness.store.errors import StoreError
 
 ABSOLUTE_MAX = 3072
 RELATIVE_MAX = 2048
-"""Longest relative path, and longest part of an absolute one behind ``/local/domain/<domid>/``."""
 
 SPECIAL = ("@introduceDomain", "@releaseDomain")
 """Events that can be watched and given permissions to, but hold no value."""
@@ -51,14 +50,15 @@ def resolve(raw: bytes, domid: int, *, special: bool = False) -> str:
         raise StoreError("EINVAL") from None
     if not _ALLOWED.fullmatch(given) or (given.startswith("@") and not special):
         raise StoreError("EINVAL")
-    path = f"{home(domid)}/{given}" if is_relative(given) else given
-    below_home = len(path) - _home_length(path)
+    relative = is_relative(given)
+    path = f"{home(domid)}/{given}" if relative else given
     malformed = "//" in path or (path.endswith("/") and path != "/")
-    if malformed or len(path) > ABSOLUTE_MAX or below_home > RELATIVE_MAX:
+    if malformed or len(given) > (RELATIVE_MAX if relative else ABSOLUTE_MAX):
         raise StoreError("EINVAL")
     return path
 
 
-def _home_length(path: str) -> int:
+def length_in_domain(path: str) -> int:
+    """The length of a path as quotas count it: what names the domain at its start does not count."""
     found = _HOME.match(path)
-    return found.end() if found else 0
+    return len(path) - (found.end() if found else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import selectors
 import socket
@@ -112,10 +111,9 @@ class Server:
             ring = RingCarrier.open(self._store, connection, frame, port, fds)
             self._selector.register(ring.link.wait_fd, selectors.EVENT_READ, ring)
         except (HarnessError, OSError, ValueError, IndexError) as error:
-            for descriptor in fds:
-                os.close(descriptor)
             print(f"domain {connection.who.domid} was not introduced: {error}", file=sys.stderr)
             raise StoreError("EINVAL") from error
+        fds.clear()
         self._rings.append(ring)
         return ring
 

@@ -44,19 +44,19 @@ class Transaction(NodeSpace):
     def write(self, who: Requester, path: str, value: bytes) -> None:
         super().write(who, path, value)
         self._written.add(path)
-        self._log.append(partial(Tree.write, who=who, path=path, value=value))
+        self._remember(partial(Tree.write, who=who, path=path, value=value))
 
     def make(self, who: Requester, path: str) -> None:
         super().make(who, path)
-        self._log.append(partial(Tree.make, who=who, path=path))
+        self._remember(partial(Tree.make, who=who, path=path))
 
     def remove(self, who: Requester, path: str) -> None:
         super().remove(who, path)
-        self._log.append(partial(Tree.remove, who=who, path=path))
+        self._remember(partial(Tree.remove, who=who, path=path))
 
     def set_permissions(self, who: Requester, path: str, permissions: Permissions) -> None:
         super().set_permissions(who, path, permissions)
-        self._log.append(partial(Tree.set_permissions, who=who, path=path, permissions=permissions))
+        self._remember(partial(Tree.set_permissions, who=who, path=path, permissions=permissions))
 
     def commit(self) -> list[Change]:
         """Make everything public and return what watches may have to report: each path once.
@@ -90,9 +90,19 @@ class Transaction(NodeSpace):
         self._count(self.find(path), node)
         self._view[path] = node and replace(node, generation=self._tree.next_generation())
 
+    def _report(self, path: str, before: Permissions | None = None, *, exact: bool = False) -> None:
+        """Nobody hears of what is private; it is reported when it is done again on the tree."""
+
+    def _remember(self, step: Callable[[Tree], None]) -> None:
+        self._log.append(step)
+        self._limit(len(self._log))
+
     def _touch(self, path: str) -> None:
         self._touched.add(path)
-        if not self._who.privileged and len(self._touched) > self.quota.transaction_nodes:
+        self._limit(len(self._touched))
+
+    def _limit(self, used: int) -> None:
+        if not self._who.privileged and used > self.quota.transaction_nodes:
             # The operation may be half done in the view by now, so this transaction can only be aborted.
             self._overfull = True
             raise StoreError("ENOSPC")
