@@ -101,6 +101,8 @@ static int pvnet_write_nodes(struct pvnet *np, struct pvbus_transaction t)
 		{ "rx-ring-ref", np->rx.page.ref },
 		{ "request-rx-copy", 1 },
 		{ "feature-rx-notify", 1 },
+		/* not in netif.h: the pools stay granted, so may stay mapped */
+		{ "feature-persistent", 1 },
 		{ "feature-sg", 1 },
 		{ "feature-gso-tcpv4", 1 },
 		{ "feature-gso-tcpv6", 1 },

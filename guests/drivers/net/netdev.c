@@ -124,6 +124,9 @@ struct net_device *pvnet_create(struct pvbus_device *dev)
 	netdev->hw_features = PVNET_OFFLOADS;
 	netdev->features = PVNET_OFFLOADS | NETIF_F_RXCSUM | NETIF_F_GSO_ROBUST;
 	netdev->min_mtu = ETH_MIN_MTU;
+	netdev->mtu = clamp_t(u32, pvbus_read_unsigned(dev->link, dev->nodename,
+						       "mtu", ETH_DATA_LEN),
+			      ETH_MIN_MTU, XEN_NETIF_MAX_TX_SIZE - ETH_HLEN);
 	netif_set_tso_max_size(netdev, XEN_NETIF_MAX_TX_SIZE);
 	netif_carrier_off(netdev);
 	return netdev;
