@@ -79,6 +79,7 @@ def add_domain(store: StoreClient, domid: int, link: Link, description: Descript
             permissions.readable,
             {"port": str(GUEST_STORE_PORT), "ring-ref": str(layout.store_frame)},
         )
+        nodes.mkdir(f"/libxl/{domid}/device")
         _make(nodes, f"/libxl/{domid}", permissions.private, {"type": "pv", "dm-version": "qemu_xen"})
 
     try:

@@ -91,13 +91,16 @@ class Backend(Protocol):
     """What a kind of device does; ``BackendDevice`` says when."""
 
     def features(self) -> Mapping[str, str]:
-        """Nodes to publish before the frontend makes its choices."""
+        """Nodes to publish before the frontend makes its choices.
+
+        :raise HarnessError: the device cannot be served; so may OSError. It is closed with that text.
+        """
 
     def connect(self, frontend: str) -> Mapping[str, str]:
         """Read what the frontend has written below its path, start to serve it, and return the nodes to publish.
 
-        :raise HarnessError: the frontend has written what cannot be.
-        :raise OSError: what the device stands on cannot be used. In both cases the device is closed with that text.
+        :raise HarnessError: the frontend has written what cannot be; the device is closed with that text.
+        :raise OSError: what the device stands on cannot be used; likewise.
         """
 
     def disconnect(self) -> None:
@@ -139,8 +142,10 @@ class BackendDevice:
         """Look at the frontend's state and do what follows from it; does nothing when nothing has changed."""
         match read_state(self.store, self.frontend):
             case XenbusState.INITIALISING:
-                if self.state == XenbusState.CLOSED:
-                    self.start()
+                # A frontend that is back at the start without having closed has been restarted, or is playing games.
+                if self.state in {XenbusState.CLOSED, XenbusState.CONNECTED}:
+                    self.close()
+                    self._start_again()
             case XenbusState.INITIALISED | XenbusState.CONNECTED:
                 # Once we are closing, the frontend has to follow before it can connect again.
                 if self.state in {XenbusState.INITIALISING, XenbusState.INIT_WAIT}:
@@ -157,6 +162,12 @@ class BackendDevice:
                     self.gone = True
             case _:
                 pass
+
+    def _start_again(self) -> None:
+        try:
+            self.start()
+        except (HarnessError, OSError) as error:
+            self.fail(error)
 
     def _connect(self) -> None:
         try:

@@ -71,7 +71,8 @@ class LinkEnd:
     :param ports: local ports that belong to this process.
     :raise GuestError: the region does not hold what the owner of the link has put there.
 
-    It owns the descriptors. The mapping itself goes away with the last view of it.
+    It owns the descriptors once it exists; when this raises they are still the caller's. The mapping itself goes away
+    with the last view of it.
     """
 
     end: ClassVar[int] = GRANTEE
