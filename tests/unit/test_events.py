@@ -248,10 +248,10 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestTraffic.settings = settings(max_examples=60, stateful_step_count=30)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_no_event_is_lost_however_sending_and_unmasking_cross(data: st.DataObject) -> None:
     interleaver = Interleaver(lambda count: data.draw(st.integers(0, count - 1)))

@@ -213,10 +213,10 @@ class Users(RuleBasedStateMachine):
 
 
 TestUsers = Users.TestCase
-TestUsers.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestUsers.settings = settings(max_examples=60, stateful_step_count=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_mapping_and_ending_that_cross_never_both_succeed(data: st.DataObject) -> None:
     interleaver = Interleaver(lambda count: data.draw(st.integers(0, count - 1)))

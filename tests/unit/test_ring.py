@@ -151,10 +151,10 @@ class Queue(RuleBasedStateMachine):
 
 
 TestQueue = Queue.TestCase
-TestQueue.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestQueue.settings = settings(max_examples=150, stateful_step_count=60)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data(), st.integers(1, 3), st.sampled_from([0, U32 - 1]))
 def test_no_wake_up_is_lost_however_pushing_and_sleeping_cross(data: st.DataObject, ahead: int, start: int) -> None:
     memory, _, _ = started_at(start)
