@@ -18,8 +18,8 @@ NetworkModel = Literal["ne2000", "e1000", "pv", "virtio"]
 SECTOR = 512
 MIB = 1 << 20
 
-MEMORY_MINIMUM = 96 * MIB
-"""Below this the stock kernel cannot unpack the initramfs."""
+MEMORY_MINIMUM = 128 * MIB
+"""With less, the stock kernel and a small initramfs run out of memory while they boot."""
 MEMORY_MAXIMUM = 1 << 40
 VCPUS_MAXIMUM = 64
 DISK_MINIMUM = SECTOR

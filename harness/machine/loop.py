@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from harness.host.deadline import Deadline
 
@@ -55,6 +55,42 @@ async def bounded(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
         raise
 
 
+class _Job(Generic[T]):
+    """A coroutine on its way through the loop, which its caller may give up at any moment.
+
+    A signal may come between any two instructions of the caller, also before it learns that the coroutine was taken in.
+    """
+
+    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        self._work = work
+        self._task: asyncio.Task[T] | None = None
+        self._abandoned = False
+        self._ended = threading.Event()
+
+    async def run(self) -> T:
+        if self._abandoned:
+            raise asyncio.CancelledError
+        self._task = asyncio.current_task()
+        try:
+            return await self._work
+        finally:
+            self._ended.set()
+
+    def abandon(self) -> None:
+        """From the caller's thread: cancel the coroutine unless it has ended, and wait for its clean-up."""
+        if not self._ended.is_set():
+            get().call_soon_threadsafe(self._cancel)
+            self._ended.wait(CANCEL_SECONDS)
+
+    def _cancel(self) -> None:
+        self._abandoned = True
+        if self._task is None:
+            self._work.close()
+            self._ended.set()
+        else:
+            self._task.cancel()
+
+
 def run(work: Coroutine[Any, Any, T], deadline: Deadline | None = None) -> T:
     """Run a coroutine in the loop and wait for its result; any thread but the loop's own may call this.
 
@@ -63,21 +99,12 @@ def run(work: Coroutine[Any, Any, T], deadline: Deadline | None = None) -> T:
 
     :raise DeadlineExpired: it did not finish in time and has been cancelled.
     """
-    ended = threading.Event()
-
-    async def job() -> T:
-        try:
-            return await (work if deadline is None else bounded(work, deadline))
-        finally:
-            ended.set()
-
-    future = asyncio.run_coroutine_threadsafe(job(), get())
+    job = _Job(work if deadline is None else bounded(work, deadline))
     try:
-        return future.result()
-    finally:
-        if not future.done():
-            future.cancel()
-            ended.wait(CANCEL_SECONDS)
+        return asyncio.run_coroutine_threadsafe(job.run(), get()).result()
+    except BaseException:
+        job.abandon()
+        raise
 
 
 def _background_ended(task: asyncio.Task[None]) -> None:

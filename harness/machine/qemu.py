@@ -104,7 +104,6 @@ class QemuProcess:
         self.require(QemuState.PREPARED)
         if self._socket is None:
             raise UsageError(f"QEMU of domain {self.name} is connected already")
-        self._exit = asyncio.get_running_loop().create_future()
         self._watch_exit()
         qmp_socket, self._socket = self._socket, None
         qmp_socket.setblocking(False)
@@ -121,13 +120,15 @@ class QemuProcess:
 
     def _watch_exit(self) -> None:
         loop, descriptor = asyncio.get_running_loop(), self.child.pidfd()
+        self._exit = exit_status = loop.create_future()
 
         def ended() -> None:
             loop.remove_reader(descriptor)
             os.close(descriptor)
-            status = self.child.poll()
-            if self._exit is not None and not self._exit.done():
-                self._exit.set_result(-1 if status is None else status)
+            # Another thread may be reaping it just now, so that polling would not tell.
+            status = self.child.wait(Deadline(DYING_SECONDS, "the exit status of QEMU"))
+            if not exit_status.done():
+                exit_status.set_result(status)
 
         loop.add_reader(descriptor, ended)
 

@@ -1,0 +1,99 @@
+"""The loop's thread: results, deadlines, interruption, and that no exception is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from harness.host.deadline import Deadline
+from harness.host.errors import DeadlineExpired
+from harness.machine import loop
+
+
+async def answer() -> str:
+    return threading.current_thread().name
+
+
+def test_one_thread_for_all() -> None:
+    assert loop.run(answer()) == loop.run(answer(), Deadline(5, "it")) == "harness-loop"
+    assert loop.get() is loop.get()
+
+
+def test_deadline_cancels_the_work() -> None:
+    seen: list[str] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            seen.append("cleaned up")
+
+    with pytest.raises(DeadlineExpired, match=r"the answer did not happen within 0\.05 s"):
+        loop.run(work(), Deadline(0.05, "the answer"))
+    assert seen == ["cleaned up"]
+
+
+def test_timeout_of_the_work_itself_is_not_taken_for_the_deadline() -> None:
+    async def work() -> None:
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(60)
+
+    with pytest.raises(TimeoutError) as caught:
+        loop.run(work(), Deadline(30, "the answer"))
+    assert not isinstance(caught.value, DeadlineExpired)
+
+
+def test_interruption_cancels_the_work_and_waits_for_its_clean_up() -> None:
+    seen: list[str] = []
+
+    async def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)
+            seen.append("cleaned up")
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(work())
+    assert seen == ["cleaned up"]
+    assert time.monotonic() - started < loop.CANCEL_SECONDS
+
+
+def test_exception_of_a_background_task_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[threading.ExceptHookArgs] = []
+    heard = threading.Event()
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        reported.append(arguments)
+        heard.set()
+
+    async def fail() -> None:
+        raise ValueError("lost?")
+
+    async def start() -> None:
+        loop.background(fail(), "a failing task")
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    loop.run(start())
+    assert heard.wait(5)
+    assert [str(arguments.exc_value) for arguments in reported] == ["lost?"]
+
+
+def test_cancelled_background_task_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", reported.append)
+
+    async def start() -> None:
+        task = loop.background(asyncio.sleep(60), "sleeper")
+        task.cancel()
+        await asyncio.wait({task})
+
+    loop.run(start())
+    assert reported == []
