@@ -28,9 +28,6 @@ MAX_OUTPUT = 256 << 20
 """Bytes kept of both streams of a command together; a guest that prints more is stopped."""
 
 _CHUNK = 1 << 16
-_TICK = 0.05
-"""Seconds. paramiko tells of data and of the end by a descriptor, but not of room for more standard input."""
-
 _LAST_RESORT = 2.0
 _LOST = (paramiko.SSHException, EOFError, OSError)
 
@@ -67,6 +64,9 @@ class SshClient:
         except (OSError, ValueError, paramiko.SSHException) as error:
             sock.close()
             raise HostError(f"cannot read the SSH key {client_key}: {error}") from error
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            # Requests are small and wait for answers: Nagle's algorithm would delay each.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = paramiko.Transport(sock)
         try:
             _negotiate(transport, key_type, deadline)
@@ -110,7 +110,7 @@ class SshClient:
         exchange = _Exchange(stdin)
         try:
             with self._cut_after(deadline):
-                channel = self._transport.open_session(timeout=max(deadline.left, _TICK))
+                channel = self._transport.open_session(timeout=deadline.left)
                 try:
                     channel.exec_command(command if isinstance(command, str) else shlex.join(command))
                     status = exchange.run(channel, deadline)
@@ -208,17 +208,19 @@ class _Exchange:
 
     def __init__(self, stdin: bytes) -> None:
         self.stdout, self.stderr = bytearray(), bytearray()
-        self._stdin: memoryview | None = memoryview(stdin)
+        self._stdin = stdin
 
     def run(self, channel: paramiko.Channel, deadline: Deadline) -> int | None:
         """Go on until the end. Returns the exit status, negative if there is none, or None at the deadline."""
-        channel.setblocking(blocking=False)
         poll = select.poll()
         poll.register(channel.fileno(), select.POLLIN)
+        # Room for more input makes no descriptor ready, so that waiting for it needs a thread; closing the channel
+        # ends it.
+        threading.Thread(target=self._feed, args=(channel,), daemon=True).start()
         while True:
             # Look at this first: what comes after it is known to be the last.
             over = channel.closed or (channel.eof_received and channel.exit_status_ready())
-            moved = any([self._read(channel), self._write(channel)])
+            moved = self._read(channel)
             if over and not moved:
                 return channel.recv_exit_status()
             if deadline.expired:
@@ -227,9 +229,9 @@ class _Exchange:
                 continue
             # After the end of the output the descriptor stays readable for ever.
             if channel.eof_received:
-                channel.status_event.wait(min(deadline.left, _TICK))
+                channel.status_event.wait(deadline.left)
             else:
-                poll.poll(min(deadline.left, _TICK) * 1000)
+                poll.poll(deadline.left * 1000)
 
     def _read(self, channel: paramiko.Channel) -> bool:
         moved = False
@@ -243,16 +245,8 @@ class _Exchange:
             raise GuestError(f"a command in the guest printed more than {MAX_OUTPUT} bytes")
         return moved
 
-    def _write(self, channel: paramiko.Channel) -> bool:
-        if self._stdin is None or channel.closed:
-            return False
-        # The command may end at any time, without having read everything.
-        with suppress(OSError, EOFError):
-            if not self._stdin:
-                self._stdin = None
-                channel.shutdown_write()
-                return True
-            if channel.send_ready():
-                self._stdin = self._stdin[channel.send(bytes(self._stdin[:_CHUNK])) :]
-                return True
-        return False
+    def _feed(self, channel: paramiko.Channel) -> None:
+        # The command may end at any time, without having read everything; how it ended is told elsewhere.
+        with suppress(*_LOST):
+            channel.sendall(self._stdin)
+            channel.shutdown_write()

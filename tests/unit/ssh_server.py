@@ -12,6 +12,7 @@ import paramiko
 from paramiko.common import AUTH_FAILED, AUTH_SUCCESSFUL, OPEN_SUCCEEDED
 
 _CHUNK = 1 << 16
+_CLOSED = (OSError, EOFError, paramiko.SSHException)
 
 
 class Server(paramiko.ServerInterface):
@@ -69,7 +70,7 @@ def _serve(channel: paramiko.Channel, command: bytes) -> None:
         if status >= 0:
             channel.send_exit_status(status)
         channel.close()
-    except (OSError, EOFError):
+    except _CLOSED:
         return
 
 
@@ -77,7 +78,7 @@ def _copy(source: Callable[[], bytes], target: Callable[[bytes], None]) -> None:
     try:
         while data := source():
             target(data)
-    except OSError:
+    except _CLOSED:
         return
 
 
@@ -88,5 +89,5 @@ def _feed(channel: paramiko.Channel, process: subprocess.Popen[bytes]) -> None:
         with process.stdin as stdin:
             while data := channel.recv(_CHUNK):
                 stdin.write(data)
-    except OSError:
+    except _CLOSED:
         return
