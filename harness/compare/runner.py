@@ -99,7 +99,7 @@ class Comparison:
                 domain.launch()
             for domain in domains.values():
                 domain.wait_ready()
-                domain.start_service(["nc", "-lk", "-p", str(ECHO_PORT), "-e", "cat"])
+                domain.start_service(["nc", "-ll", "-p", str(ECHO_PORT), "-e", "cat"])
             yield domains
 
     def _measure(self, boot: int, domains: dict[str, Domain], peer: Peer, results: Results) -> None:
