@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from harness.backend.launch import start_backend
 from harness.bus import toolstack
 from harness.bus.devices import Device
@@ -18,7 +20,7 @@ from harness.bus.xenbus import XenbusState, read_state, wait_for_state
 from harness.host.deadline import Deadline
 from harness.host.process import Child
 from harness.hypervisor.events import PortState
-from harness.hypervisor.layout import DOMAIN_0, GUEST_PORTS
+from harness.hypervisor.layout import DOMAIN_0, FRAME_SIZE, GUEST_PORTS
 from harness.hypervisor.link import GuestEnd, Link
 from harness.store.client import StoreClient
 from harness.store.errors import StoreError
@@ -34,12 +36,18 @@ class Guest:
         self.store = store
         self.backend = backend
         self.end = GuestEnd.from_fds([os.dup(fd) for fd in link.guest_fds()], vector=0, ports=GUEST_PORTS)
-        self._next_frame = self.end.layout.first_free_frame
+        self._free_frames = list(range(self.end.layout.nr_frames - 1, self.end.layout.first_free_frame - 1, -1))
 
     def frame(self) -> int:
-        """A frame that nobody uses yet, zeroed."""
-        self._next_frame += 1
-        return self._next_frame - 1
+        """A frame that nobody uses, zeroed."""
+        frame = self._free_frames.pop()
+        self.memory(frame)[:] = bytes(FRAME_SIZE)
+        return frame
+
+    def take_back(self, frame: int, ref: int) -> None:
+        """End access to a frame, which the backend must have let go of, and use it again."""
+        assert self.end.table.end_access(ref), f"the backend still has reference {ref} mapped"
+        self._free_frames.append(frame)
 
     def memory(self, frame: int) -> memoryview:
         return self.end.frame(frame)
@@ -101,7 +109,7 @@ def running_domain(runtime: Path, *, console_fd: int | None = None) -> Iterator[
     """A domain that is introduced to a store, served by a backend process."""
     with ExitStack() as stack:
         store = stack.enter_context(StoreClient.connect())
-        link = stack.enter_context(Link.create(DOMID, size=8 << 20))
+        link = stack.enter_context(Link.create(DOMID, size=16 << 20))
         description = toolstack.Description(
             name="test",
             uuid="e85b90c6-c456-4614-acc4-650a827507b1",
@@ -118,8 +126,15 @@ def running_domain(runtime: Path, *, console_fd: int | None = None) -> Iterator[
         assert backend.poll() is None, backend.output_tail()
 
 
+@contextmanager
+def domain_below(directory: Path, *, console_fd: int | None = None) -> Iterator[Guest]:
+    """As ``running_domain``, with a store and all else of its own in that directory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HARNESS_RUNTIME", str(directory))
+        with running_domain(directory, console_fd=console_fd) as guest:
+            yield guest
+
+
 def pattern(size: int, seed: int) -> bytes:
     """Bytes that differ from sector to sector."""
     return b"".join((seed + number).to_bytes(8, "little") * 64 for number in range(size // 512))
-
-

@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
+from harness.bus import toolstack
 from harness.bus.devices import Device
 from harness.bus.xenbus import XenbusState
 from harness.host.deadline import Deadline
-from harness.hypervisor.events import fence
+from harness.hypervisor.events import PortState, fence
 from harness.hypervisor.layout import FRAME_SIZE
 from harness.ring.blkif import ENTRY_SIZE, RESPONSE, Operation, pack_indirect, pack_request
 from harness.ring.ring import FrontRing
-from tests.unit.backend_guest import SECONDS, Guest
+from tests.unit.backend_guest import DOMID, SECONDS, Guest
 
-FRAMES = 64
+FRAMES = 40
+
+_numbers = itertools.count()
+
+
+@contextmanager
+def attached(guest: Guest, image: Path, *, readonly: bool = False) -> Iterator[Device]:
+    """A disk of the domain, under a name that no other has had; unplugged in the end."""
+    first, second = divmod(next(_numbers), 26)
+    target = f"xvd{chr(ord('a') + first)}{chr(ord('a') + second)}"
+    device = toolstack.add_vbd(guest.store, DOMID, target, image, readonly=readonly)
+    yield device
+    guest.store.rm(device.backend)
+    guest.store.rm(device.frontend)
+
+
+@contextmanager
+def connected(guest: Guest, image: Path, *, readonly: bool = False, persistent: bool = True) -> Iterator[BlockFront]:
+    """A disk and a frontend that uses it; in the end the backend must let go of everything the frontend gave it."""
+    with attached(guest, image, readonly=readonly) as device:
+        front = BlockFront(guest, device, persistent=persistent).connect()
+        yield front
+        front.close()
 
 
 class BlockFront:
     """A ring, and some frames that are granted for as long as the device is connected.
 
-    :param nodes: what to write besides, or instead of, what a well-behaved frontend does.
+    :param persistent: whether they are persistent grants.
     """
 
     def __init__(self, guest: Guest, device: Device, *, persistent: bool = True) -> None:
         self.guest = guest
         self.device = device
-        self.page = guest.memory(ring_frame := guest.frame())
+        self.ring_frame = guest.frame()
+        self.page = guest.memory(self.ring_frame)
         self.ring = FrontRing(self.page, ENTRY_SIZE, fence)
-        self.ring_ref = guest.grant(ring_frame)
+        self.ring_ref = guest.grant(self.ring_frame)
         self.port = guest.end.events.alloc_unbound()
         self.frames = [guest.frame() for _ in range(FRAMES)]
         self.refs = [guest.grant(frame) for frame in self.frames]
@@ -35,7 +62,7 @@ class BlockFront:
         self._next_id = 0x1234_5678_9ABC_0000
 
     def publish(self, **instead: object) -> None:
-        """Write the frontend's nodes and go to Initialised."""
+        """Write the frontend's nodes, some of them as told (None: not at all), and go to Initialised."""
         nodes = {
             "ring-ref": self.ring_ref,
             "event-channel": self.port,
@@ -54,10 +81,15 @@ class BlockFront:
         self.guest.switch(self.device, XenbusState.CONNECTED)
         return self
 
-    def disconnect(self) -> None:
+    def close(self) -> None:
+        """Close the device; the backend must let go of everything we gave it."""
         self.guest.switch(self.device, XenbusState.CLOSING)
         self.guest.switch(self.device, XenbusState.CLOSED)
         self.guest.wait_for_backend(self.device, XenbusState.CLOSED)
+        for frame, ref in [(self.ring_frame, self.ring_ref), *zip(self.frames, self.refs, strict=True)]:
+            self.guest.take_back(frame, ref)
+        assert self.guest.end.events.status(self.port)[0] == PortState.UNBOUND
+        self.guest.end.events.close(self.port)
 
     def data(self, index: int) -> memoryview:
         """The bytes of one of our frames."""
