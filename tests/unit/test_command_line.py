@@ -121,6 +121,11 @@ def test_networks_and_links() -> None:
     assert machine.descriptors() == [10, 11, 20, 21, 30, 31]
 
 
+def test_lock_of_an_image_is_inherited_for_as_long_as_qemu_runs() -> None:
+    disks = (MachineDisk("ide", "hda", Path("/a"), lease_fd=40), MachineDisk("ide", "hdb", Path("/b")))
+    assert replace(BARE, disks=disks).descriptors() == [10, 11, 40]
+
+
 def test_descriptors_named_on_the_command_line_are_those_to_inherit() -> None:
     machine = replace(BARE, networks=(MachineNetwork("e1000", "52:54:00:00:00:01", 20),), links=(MachineLink(30),))
     argv = command_line(machine, 12)

@@ -254,6 +254,7 @@ def test_expected_end_is_no_failure(tmp_path: Path) -> None:
         scene.later(0.05, scene.monitor.console_closed)
         assert await scene.monitor.wait_end(deadline()) == "the guest powered itself off"
         assert await scene.monitor.guard(asyncio.sleep(0.1, "fine"), deadline()) == "fine"
+        assert helper.poll() == 0
 
     play(tmp_path, script)
 
