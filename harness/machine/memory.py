@@ -9,8 +9,8 @@ from pathlib import Path
 
 from harness.host.errors import HostError
 
-QEMU_MEMORY = 160
-"""MiB that QEMU needs besides its guest's memory: about 140 were seen, mostly translated code and the boot images."""
+QEMU_MEMORY = 192
+"""MiB that QEMU needs besides its guest's memory: about 185 were seen, mostly translated code and the boot images."""
 
 MEMINFO = Path("/proc/meminfo")
 CGROUP = Path("/proc/self/cgroup")

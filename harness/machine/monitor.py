@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -205,7 +206,7 @@ class Monitor:
             self._on_event(event)
         self._ended.set()
         if not self._end_expected:
-            self._report(GuestGone, f"{self._end_text()} (QEMU's exit status {status})")
+            self._report(GuestGone, f"{self._end_text()} ({_status_text(status)})")
         self._settle_if_over()
 
     async def _watch_console(self) -> None:
@@ -254,6 +255,13 @@ class Monitor:
         if issubclass(kind, GuestError):
             return kind(what, console=lines or self._console.last_lines(), hint=hint)
         return kind(what, hint=hint)
+
+
+def _status_text(status: int) -> str:
+    """QEMU's exit status in words; a negative one is a signal's number."""
+    if status >= 0:
+        return f"QEMU's exit status {status}"
+    return f"signal {-status}, {signal.strsignal(-status)}"
 
 
 def _first_line(error: GuestCrashed) -> str:

@@ -166,13 +166,23 @@ def test_inner_deadline_is_silence_too(tmp_path: Path) -> None:
 )
 def test_end_of_qemu(tmp_path: Path, reason: str | None, words: str) -> None:
     async def script(scene: Scene) -> None:
-        scene.later(0.01, lambda: scene.qemu.end(reason, status=-9))
+        scene.later(0.01, lambda: scene.qemu.end(reason, status=7))
         scene.later(0.02, scene.monitor.console_closed)
-        with pytest.raises(GuestGone, match=rf"{words} \(QEMU's exit status -9\)"):
+        with pytest.raises(GuestGone, match=rf"{words} \(QEMU's exit status 7\)"):
             await scene.monitor.guard(asyncio.sleep(60), deadline())
 
     # Both ends have been seen: nothing more is waited for.
     assert play(tmp_path, script) < SETTLE_SECONDS
+
+
+def test_signal_that_killed_qemu_is_named(tmp_path: Path) -> None:
+    async def script(scene: Scene) -> None:
+        scene.qemu.end(status=-9)
+        scene.monitor.console_closed()
+        with pytest.raises(GuestGone, match=r"QEMU ended without a word \(signal 9, Killed\)"):
+            await scene.monitor.guard(asyncio.sleep(60), deadline())
+
+    play(tmp_path, script)
 
 
 def test_end_of_qemu_with_a_silent_console_is_told_after_a_moment(tmp_path: Path) -> None:
