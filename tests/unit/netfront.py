@@ -1,0 +1,280 @@
+"""A network frontend in Python, for tests that play the guest, and the packets they send."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import struct
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from harness.backend.network_client import NetworkClient
+from harness.backend.tap import VNET_HDR, set_offload
+from harness.bus import toolstack
+from harness.bus.devices import Device
+from harness.bus.xenbus import XenbusState
+from harness.host.deadline import Deadline
+from harness.hypervisor.events import fence
+from harness.ring.netif import (
+    EXTRA,
+    EXTRA_GSO,
+    RX_ENTRY_SIZE,
+    RX_REQUEST,
+    RX_RESPONSE,
+    TX_ENTRY_SIZE,
+    TX_REQUEST,
+    TX_RESPONSE,
+    ExtraType,
+    RxFlags,
+    TxFlags,
+)
+from harness.ring.ring import FrontRing
+from tests.unit.backend_guest import DOMID, SECONDS, Guest
+
+FRAMES = 24
+NOT_GRANTED = 4095
+MAC = bytes.fromhex("00163e000001")
+PEER_MAC = bytes.fromhex("00163e0000ff")
+
+OFFLOADS = {"feature-sg": 1, "feature-gso-tcpv4": 1, "feature-gso-tcpv6": 1, "feature-ipv6-csum-offload": 1}
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Received:
+    """A packet as the receive ring describes it."""
+
+    data: bytes
+    flags: int
+    gso: tuple[int, int] | None
+    statuses: list[int]
+    frames: list[int]
+    """What it took, by index: to be offered again."""
+
+
+class NetFront:
+    """Two rings, and frames for each, which stay granted.
+
+    :param offers: nodes about features, such as ``OFFLOADS``.
+    """
+
+    def __init__(self, guest: Guest, device: Device, *, split: bool, offers: dict[str, int]) -> None:
+        self.guest = guest
+        self.device = device
+        self._granted: list[tuple[int, int]] = []
+        self.tx, self.tx_ref = self._ring(TX_ENTRY_SIZE)
+        self.rx, self.rx_ref = self._ring(RX_ENTRY_SIZE)
+        self.tx_frames, self.tx_refs = self._pool(readonly=True)
+        self.rx_frames, self.rx_refs = self._pool(readonly=False)
+        self.tx_port = guest.end.events.alloc_unbound()
+        self.rx_port = guest.end.events.alloc_unbound() if split else self.tx_port
+        ports = {"event-channel-tx": self.tx_port, "event-channel-rx": self.rx_port}
+        self.nodes: dict[str, object] = {
+            "tx-ring-ref": self.tx_ref,
+            "rx-ring-ref": self.rx_ref,
+            "request-rx-copy": 1,
+            **(ports if split else {"event-channel": self.tx_port}),
+            **offers,
+        }
+        self._next_id = 0
+        self._posted: deque[int] = deque()
+
+    def _grant(self, *, readonly: bool) -> tuple[int, int]:
+        frame = self.guest.frame()
+        self._granted.append((frame, self.guest.grant(frame, readonly=readonly)))
+        return self._granted[-1]
+
+    def _ring(self, entry_size: int) -> tuple[FrontRing, int]:
+        frame, ref = self._grant(readonly=False)
+        return FrontRing(self.guest.memory(frame), entry_size, fence), ref
+
+    def _pool(self, *, readonly: bool) -> tuple[list[memoryview], list[int]]:
+        pool = [self._grant(readonly=readonly) for _ in range(FRAMES)]
+        return [self.guest.memory(frame) for frame, _ in pool], [ref for _, ref in pool]
+
+    def connect(self) -> NetFront:
+        self.guest.wait_for_backend(self.device, XenbusState.INIT_WAIT)
+        self.guest.write(self.device.frontend, self.nodes)
+        # As Linux's netfront: straight to Connected.
+        self.guest.switch(self.device, XenbusState.CONNECTED)
+        self.guest.wait_for_backend(self.device, XenbusState.CONNECTED)
+        return self
+
+    def close(self) -> None:
+        """Close the device; the backend must let go of everything we gave it."""
+        self.guest.switch(self.device, XenbusState.CLOSED)
+        self.guest.wait_for_backend(self.device, XenbusState.CLOSED)
+        for frame, ref in self._granted:
+            self.guest.take_back(frame, ref)
+        for port in {self.tx_port, self.rx_port}:
+            self.guest.end.events.close(port)
+
+    # ---- transmit ----
+
+    def put(self, ref: int, offset: int, flags: int, size: int) -> int:
+        """Put a transmit request into the ring; returns its id."""
+        self._next_id = (self._next_id + 1) & 0xFFFF
+        TX_REQUEST.pack_into(self.tx.memory, self.tx.put(), ref, offset, flags, self._next_id, size)
+        return self._next_id
+
+    def put_extra(self, kind: int, flags: int, content: bytes) -> None:
+        EXTRA.pack_into(self.tx.memory, self.tx.put(), kind, flags, content)
+
+    def put_packet(
+        self, packet: bytes, sizes: Sequence[int], *, flags: int = 0, gso: tuple[int, int] | None = None
+    ) -> int:
+        """Put a packet, cut into slots of those sizes (the rest goes into one more); returns the number of slots."""
+        sizes = [*sizes, len(packet) - sum(sizes)]
+        begin = 0
+        for index, size in enumerate(sizes):
+            self.tx_frames[index][:size] = packet[begin : begin + size]
+            begin += size
+            more = TxFlags.MORE_DATA if index + 1 < len(sizes) else 0
+            if index:
+                self.put(self.tx_refs[index], 0, more, size)
+            else:
+                extra = TxFlags.EXTRA_INFO if gso else 0
+                self.put(self.tx_refs[index], 0, flags | more | extra, len(packet))
+                if gso:
+                    self.put_extra(ExtraType.GSO, 0, EXTRA_GSO.pack(*gso, 0))
+        return len(sizes) + (1 if gso else 0)
+
+    def push(self) -> None:
+        if self.tx.push():
+            self.guest.end.events.send(self.tx_port)
+
+    def statuses(self, count: int) -> list[int]:
+        """Wait for so many transmit responses."""
+        found: list[int] = []
+        deadline = Deadline(SECONDS, f"{count} transmit responses of {self.device.backend}")
+        while len(found) < count:
+            if self.tx.unconsumed() or self.tx.final_check():
+                found.append(TX_RESPONSE.unpack_from(self.tx.memory, self.tx.take())[1])
+            else:
+                deadline.check()
+                self.guest.wait_for_event(self.tx_port)
+        return found
+
+    def send(self, packet: bytes, *sizes: int, flags: int = 0, gso: tuple[int, int] | None = None) -> list[int]:
+        slots = self.put_packet(packet, sizes, flags=flags, gso=gso)
+        self.push()
+        return self.statuses(slots)
+
+    # ---- receive ----
+
+    def post(self, frames: Iterable[int]) -> None:
+        """Offer frames of ours, by index; FRAMES is one that is not granted."""
+        for index in frames:
+            ref = [*self.rx_refs, NOT_GRANTED][index]
+            RX_REQUEST.pack_into(self.rx.memory, self.rx.put(), index, ref)
+            self._posted.append(index)
+        if self.rx.push():
+            self.guest.end.events.send(self.rx_port)
+
+    def _response(self) -> tuple[int, int]:
+        """The next entry of the receive ring, and the frame that was offered in it."""
+        deadline = Deadline(SECONDS, f"a receive response of {self.device.backend}")
+        while not self.rx.unconsumed() and not self.rx.final_check():
+            deadline.check()
+            self.guest.wait_for_event(self.rx_port)
+        return self.rx.take(), self._posted.popleft()
+
+    def receive(self) -> Received:
+        """Wait for the next packet."""
+        data, gso, first_flags = b"", None, -1
+        statuses: list[int] = []
+        frames: list[int] = []
+        flags = int(RxFlags.MORE_DATA)
+        while flags & RxFlags.MORE_DATA:
+            entry, index = self._response()
+            frames.append(index)
+            answered, offset, flags, status = RX_RESPONSE.unpack_from(self.rx.memory, entry)
+            assert answered == index
+            statuses.append(status)
+            if status > 0:
+                data += bytes(self.rx_frames[index][offset : offset + status])
+            if first_flags == -1:
+                first_flags = flags
+            if flags & RxFlags.EXTRA_INFO:
+                entry, index = self._response()
+                frames.append(index)
+                kind, more, content = EXTRA.unpack_from(self.rx.memory, entry)
+                assert (kind, more) == (ExtraType.GSO, 0)
+                size, gso_type, _ = EXTRA_GSO.unpack(content)
+                gso = size, gso_type
+        return Received(data, first_flags, gso, statuses, frames)
+
+
+class Peer:
+    """Somebody else on the bridge: a TAP device whose descriptor the test holds."""
+
+    def __init__(self, network: NetworkClient, name: str, *, offload: bool) -> None:
+        self._tap = network.tap(name, vnet_hdr=True)
+        set_offload(self._tap, csum=offload, tso4=offload, tso6=offload)
+
+    def close(self) -> None:
+        os.close(self._tap)
+
+    def send(self, packet: bytes, header: bytes = bytes(VNET_HDR.size)) -> None:
+        os.write(self._tap, header + packet)
+
+    def receive(self) -> tuple[tuple[int, int, int, int, int, int], bytes]:
+        """The next packet from the guest: its virtio_net_hdr, and its bytes."""
+        deadline = Deadline(SECONDS, "a packet on the bridge")
+        while True:
+            select.select([self._tap], [], [], deadline.check())
+            data = os.read(self._tap, 1 << 17)
+            if data[VNET_HDR.size :][6:12] == MAC:
+                return VNET_HDR.unpack_from(data), data[VNET_HDR.size :]
+
+
+@contextmanager
+def connected(guest: Guest, *, split: bool = True, offers: dict[str, int] | None = None) -> Iterator[NetFront]:
+    """A network card and a frontend that uses it; in the end the backend must let go of all the frontend gave it."""
+    device = toolstack.add_vif(guest.store, DOMID, next(_numbers), "00:16:3e:00:00:01", "br0")
+    front = NetFront(guest, device, split=split, offers=OFFLOADS if offers is None else offers).connect()
+    yield front
+    front.close()
+    guest.store.rm(device.backend)
+    guest.store.rm(device.frontend)
+
+
+# ---- packets -------------------------------------------------------------------------------------------------------
+
+
+def checksum(data: bytes) -> int:
+    """The Internet checksum."""
+    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def ethernet(payload: bytes, kind: int = 0x0800, source: bytes = MAC, target: bytes = PEER_MAC) -> bytes:
+    return target + source + struct.pack(">H", kind) + payload
+
+
+def ipv4(payload: bytes, protocol: int, source: str = "10.77.0.200", target: str = "10.77.0.201") -> bytes:
+    addresses = b"".join(bytes(map(int, address.split("."))) for address in (source, target))
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0) + addresses
+    return header[:10] + struct.pack(">H", checksum(header)) + header[12:] + payload
+
+
+def pseudo_header(payload: bytes, protocol: int, source: str = "10.77.0.200", target: str = "10.77.0.201") -> bytes:
+    addresses = b"".join(bytes(map(int, address.split("."))) for address in (source, target))
+    return addresses + struct.pack(">BBH", 0, protocol, len(payload))
+
+
+def tcp(data: bytes) -> bytes:
+    """A segment whose checksum covers the pseudo header only, as a stack leaves it to the card."""
+    segment = struct.pack(">HHIIBBHHH", 1000, 2000, 1, 1, 5 << 4, 0x18, 65535, 0, 0) + data
+    partial = ~checksum(pseudo_header(segment, 6)) & 0xFFFF
+    return segment[:16] + struct.pack(">H", partial) + segment[18:]
+
+
+def tcp_packet(data: bytes, *, source: bytes = MAC, target: bytes = PEER_MAC) -> bytes:
+    return ethernet(ipv4(tcp(data), 6), source=source, target=target)
