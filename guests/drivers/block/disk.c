@@ -197,8 +197,10 @@ static void remove_disk(struct pvblk *info)
 	if (!disk)
 		return;
 	/* Who still has it open cannot be waited for: no more I/O for them. */
-	if (info->removing && disk_openers(disk))
+	if (info->removing && disk_openers(disk)) {
 		blk_mark_disk_dead(disk);
+		pvblk_break(info);
+	}
 	del_gendisk(disk);
 	info->disk = NULL;
 	blk_mq_free_tag_set(&info->tag_set);
@@ -244,10 +246,11 @@ static void close_device(struct pvblk *info)
 	struct pvbus_device *xbdev = info->xbdev;
 
 	remove_disk(info);
-	pvbus_switch_state(xbdev, XenbusStateClosing);
-	pvbus_switch_state(xbdev, XenbusStateClosed);
-	if (info->ring_page.nr)
+	if (xbdev->state != XenbusStateClosed) {
+		pvbus_switch_state(xbdev, XenbusStateClosing);
+		pvbus_switch_state(xbdev, XenbusStateClosed);
 		pvbus_wait_closed(xbdev);
+	}
 	pvblk_unshare(info);
 }
 

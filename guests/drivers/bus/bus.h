@@ -112,8 +112,8 @@ char *store_request(struct store *store, enum xsd_sockmsg_type type, u32 tx_id,
 /* Hand a watch event, "path\0token\0", to its watch. */
 void store_watch_event(struct store *store, const char *body, u32 len);
 
-/* Wait for a running callback, if that is not where we are. */
-void flush_watch(struct pvbus_watch *watch);
+/* Drop a call that is due; wait for one that runs, unless we are in it. */
+void cancel_watch(struct pvbus_watch *watch);
 
 int devices_start(struct bus_link *bl);
 void devices_stop(struct bus_link *bl);

@@ -69,24 +69,29 @@ enum xenbus_state pvbus_read_otherend_state(struct pvbus_device *dev)
 }
 EXPORT_SYMBOL_GPL(pvbus_read_otherend_state);
 
-static bool otherend_closed(struct pvbus_device *dev)
-{
-	enum xenbus_state state = READ_ONCE(dev->otherend_state);
-
-	return state == XenbusStateClosed || state == XenbusStateUnknown;
-}
-
+/*
+ * The watch says when to look. Its callback is not needed for that, so this may
+ * be called while the work that would run it is itself waiting for us.
+ */
 void pvbus_wait_closed(struct pvbus_device *dev)
 {
-	/* The watch may be unable to run now: begin with the state as it is. */
-	WRITE_ONCE(dev->otherend_state, pvbus_read_otherend_state(dev));
-	if (otherend_closed(dev) ||
-	    !pvbus_exists(dev->link, PVBUS_NIL, dev->nodename, "state"))
-		return;
-	if (!wait_event_timeout(dev->otherend_wait, otherend_closed(dev),
-				CLOSE_TIMEOUT))
-		dev_warn(&dev->dev, "the backend stays in state %s\n",
-			 state_name(dev->otherend_state));
+	struct pvbus_watch *watch = &dev->otherend_watch;
+	long left = CLOSE_TIMEOUT;
+	enum xenbus_state state;
+	u32 events;
+
+	do {
+		events = READ_ONCE(watch->events);
+		state = pvbus_read_otherend_state(dev);
+		if (state == XenbusStateClosed || state == XenbusStateUnknown ||
+		    !pvbus_exists(dev->link, PVBUS_NIL, dev->nodename, "state"))
+			return;
+		left = wait_event_timeout(watch->arrival,
+					  READ_ONCE(watch->events) != events,
+					  left);
+	} while (left);
+	dev_warn(&dev->dev, "the backend stays in state %s\n",
+		 state_name(state));
 }
 EXPORT_SYMBOL_GPL(pvbus_wait_closed);
 

@@ -34,13 +34,9 @@ static void otherend_changed(struct pvbus_watch *watch)
 	struct pvbus_device *dev = container_of(watch, struct pvbus_device,
 						otherend_watch);
 	struct pvbus_driver *drv = to_pvbus_driver(dev->dev.driver);
-	enum xenbus_state state = pvbus_read_otherend_state(dev);
 
-	WRITE_ONCE(dev->otherend_state, state);
-	wake_up_all(&dev->otherend_wait);
-	/* While our side is being taken away, only the waiter needs to know. */
 	if (!READ_ONCE(dev->removing) && drv->otherend_changed)
-		drv->otherend_changed(dev, state);
+		drv->otherend_changed(dev, pvbus_read_otherend_state(dev));
 }
 
 static int watch_otherend(struct pvbus_device *dev)
@@ -57,7 +53,6 @@ static int bus_probe(struct device *d)
 	int err;
 
 	dev->removing = false;
-	dev->otherend_state = XenbusStateUnknown;
 	if (is_first_console(dev))
 		return drv->probe(dev);
 
@@ -89,12 +84,15 @@ static void bus_remove(struct device *d)
 		drv->remove(dev);
 		return;
 	}
+	/* The watch goes on, for those who wait for the other end to close. */
 	WRITE_ONCE(dev->removing, true);
-	flush_watch(&dev->otherend_watch);
+	cancel_watch(&dev->otherend_watch);
 	drv->remove(dev);
-	pvbus_switch_state(dev, XenbusStateClosed);
-	/* So that whoever comes next finds the other end ready to begin. */
-	pvbus_wait_closed(dev);
+	if (dev->state != XenbusStateClosed) {
+		pvbus_switch_state(dev, XenbusStateClosed);
+		/* Whoever comes next is to find it ready to begin. */
+		pvbus_wait_closed(dev);
+	}
 	pvbus_unregister_watch(&dev->otherend_watch);
 }
 
@@ -146,7 +144,6 @@ static struct pvbus_device *new_device(struct bus_link *bl, const char *type,
 	dev->dev.bus = &pvbus_bus_type;
 	dev->dev.release = device_release;
 	dev->link = &bl->link;
-	init_waitqueue_head(&dev->otherend_wait);
 	dev->devicetype = kstrdup(type, GFP_KERNEL);
 	dev->nodename = kstrdup(nodename, GFP_KERNEL);
 	if (!dev->devicetype || !dev->nodename) {
@@ -206,6 +203,26 @@ static bool offered(struct bus_link *bl, const char *nodename,
 	       (*state == XenbusStateClosed && !bl->scanned);
 }
 
+/*
+ * Has the toolstack removed a device that we have closed, and made another one
+ * of the same name? A driver that is just binding to the old one writes the same
+ * state as a new one has, so wait for it.
+ */
+static bool replaced(struct pvbus_device *dev)
+{
+	bool replaced;
+
+	if (is_first_console(dev) || dev->state != XenbusStateClosed)
+		return false;
+	device_lock(&dev->dev);
+	replaced = dev->state == XenbusStateClosed &&
+		   pvbus_read_unsigned(dev->link, dev->nodename, "state",
+				       XenbusStateUnknown) ==
+		   XenbusStateInitialising;
+	device_unlock(&dev->dev);
+	return replaced;
+}
+
 static void found_node(struct bus_link *bl, const char *type, const char *id)
 {
 	struct pvbus_device *dev;
@@ -218,7 +235,7 @@ static void found_node(struct bus_link *bl, const char *type, const char *id)
 		return;
 	list_for_each_entry(dev, &bl->devices, list)
 		if (!strcmp(dev->nodename, nodename)) {
-			dev->seen = true;
+			dev->seen = !replaced(dev);
 			goto out;
 		}
 	if (!offered(bl, nodename, &state))
@@ -264,16 +281,19 @@ static void scan_type(struct bus_link *bl, const char *type)
 	kfree(ids);
 }
 
-static void remove_devices(struct bus_link *bl, bool all)
+static bool remove_devices(struct bus_link *bl, bool all)
 {
 	struct pvbus_device *dev, *next;
+	bool removed = false;
 
 	list_for_each_entry_safe(dev, next, &bl->devices, list) {
 		if (!all && (dev->seen || is_first_console(dev)))
 			continue;
 		list_del(&dev->list);
 		device_unregister(&dev->dev);
+		removed = true;
 	}
+	return removed;
 }
 
 /* Something changed below "device": compare what is there with what we have. */
@@ -296,7 +316,9 @@ static void devices_changed(struct pvbus_watch *watch)
 	if (nr >= 0)
 		kfree(types);
 	bl->scanned = true;
-	remove_devices(bl, false);
+	/* What has been removed may be there again, as another device. */
+	if (remove_devices(bl, false))
+		queue_work(bl->store.watch_wq, &watch->work);
 }
 
 /* The first console is in start info: the toolstack has set it up already. */

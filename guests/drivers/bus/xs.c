@@ -207,6 +207,8 @@ void store_watch_event(struct store *store, const char *body, u32 len)
 	spin_lock(&store->watch_lock);
 	list_for_each_entry(watch, &store->watches, list)
 		if (watch->token == number) {
+			WRITE_ONCE(watch->events, watch->events + 1);
+			wake_up_all(&watch->arrival);
 			queue_work(store->watch_wq, &watch->work);
 			break;
 		}
@@ -226,18 +228,14 @@ static int watch_request(struct pvbus_watch *watch, enum xsd_sockmsg_type type)
 				    &len));
 }
 
-void flush_watch(struct pvbus_watch *watch)
-{
-	if (current_work() != &watch->work)
-		flush_work(&watch->work);
-}
-
 int pvbus_register_watch(struct link *link, struct pvbus_watch *watch)
 {
 	struct store *store = store_of(link);
 	int err;
 
 	watch->link = link;
+	watch->events = 0;
+	init_waitqueue_head(&watch->arrival);
 	INIT_WORK(&watch->work, run_watch);
 	spin_lock(&store->watch_lock);
 	watch->token = ++store->last_token;
@@ -254,6 +252,12 @@ int pvbus_register_watch(struct link *link, struct pvbus_watch *watch)
 }
 EXPORT_SYMBOL_GPL(pvbus_register_watch);
 
+void cancel_watch(struct pvbus_watch *watch)
+{
+	if (current_work() != &watch->work)
+		cancel_work_sync(&watch->work);
+}
+
 void pvbus_unregister_watch(struct pvbus_watch *watch)
 {
 	struct store *store = store_of(watch->link);
@@ -263,7 +267,6 @@ void pvbus_unregister_watch(struct pvbus_watch *watch)
 	spin_unlock(&store->watch_lock);
 	/* Should this fail, its events find no watch any more. */
 	(void)watch_request(watch, XS_UNWATCH);
-	if (current_work() != &watch->work)
-		cancel_work_sync(&watch->work);
+	cancel_watch(watch);
 }
 EXPORT_SYMBOL_GPL(pvbus_unregister_watch);

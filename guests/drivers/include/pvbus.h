@@ -195,6 +195,8 @@ struct pvbus_watch {
 	struct work_struct work;
 	struct list_head list;
 	u32 token;
+	u32 events;
+	wait_queue_head_t arrival;
 };
 
 int pvbus_register_watch(struct link *link, struct pvbus_watch *watch);
@@ -213,8 +215,6 @@ struct pvbus_device {
 	/* private */
 	struct pvbus_watch otherend_watch;
 	char *otherend_state_path;
-	wait_queue_head_t otherend_wait;
-	enum xenbus_state otherend_state;
 	struct list_head list;
 	bool seen;
 	bool removing;
@@ -222,9 +222,9 @@ struct pvbus_device {
 
 /*
  * probe() and remove() may sleep; so may otherend_changed(), which never runs
- * before probe() has succeeded nor together with remove(). The bus writes the
- * state Closed after remove(). The first console has no states: only probe() and
- * remove() are called for it.
+ * before probe() has succeeded nor together with remove(). If remove() has not
+ * written the state Closed, and waited for the other end, the bus does so. The
+ * first console has no states: only probe() and remove() are called for it.
  */
 struct pvbus_driver {
 	const char *name;
