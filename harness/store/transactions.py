@@ -14,7 +14,10 @@ from functools import partial
 
 from harness.store.errors import StoreError
 from harness.store.permissions import Permissions, Requester
-from harness.store.tree import Change, Node, NodeSpace, Tree
+from harness.store.tree import ABSENT, Change, Node, NodeSpace, Tree
+
+NEVER = -1
+"""A generation that no node ever has."""
 
 
 class Transaction(NodeSpace):
@@ -78,7 +81,17 @@ class Transaction(NodeSpace):
 
     def _note_node(self, path: str) -> None:
         self._touch(path)
-        self._read.setdefault(path, self._based_on.get(path, self._tree.generation(path)))
+        seen = self._based_on.get(path, self._tree.generation(path))
+        self._read.setdefault(path, NEVER if self._lost_below(path) else seen)
+
+    def _lost_below(self, path: str) -> bool:
+        """Whether others have removed, below a path, what this transaction has written: its view has gaps there."""
+        below = path.rstrip("/") + "/"
+        return any(
+            node is not None and self._based_on[written] != ABSENT and self._tree.find(written) is None
+            for written, node in self._view.items()
+            if written.startswith(below)
+        )
 
     def _note_value(self, path: str) -> None:
         if path not in self._written:

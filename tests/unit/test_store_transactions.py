@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from harness.store.core import DOMAIN_0, Store
 from harness.store.errors import StoreError
@@ -110,6 +110,17 @@ def test_what_it_has_only_written_or_never_seen_may(tool: Peer, other: Peer, ins
     meanwhile(other)
     transaction.end()
     assert tool.read("/written") == b"x"
+
+
+@pytest.mark.parametrize("look", [Op.READ, Op.DIRECTORY])
+def test_a_view_with_a_gap_cannot_be_committed(tool: Peer, other: Peer, look: Op) -> None:
+    """What it wrote is there for the transaction, the parent is gone for everybody: both cannot be."""
+    tool.write("/a/b", "1")
+    transaction = tool.begin()
+    transaction.write("/a/b", "2")
+    other.rm("/a")
+    assert transaction.refused(look, "/a") == "ENOENT"
+    assert transaction.refused(Op.TRANSACTION_END, "T") == "EAGAIN"
 
 
 def test_both_create_below_the_same_parent(tool: Peer, other: Peer) -> None:
@@ -233,14 +244,16 @@ class Open:
     answered: list[tuple[Step, object]] = field(default_factory=list)
 
 
-TRANSACTIONS = 3
 names = st.sampled_from("ab")
 paths = st.lists(names, min_size=1, max_size=3).map(lambda parts: "/" + "/".join(parts))
 steps = st.one_of(
     st.builds(Step, st.just("write"), paths, st.sampled_from([b"", b"1", b"2"])),
     st.builds(Step, st.sampled_from(["mkdir", "rm", "read", "directory"]), paths),
 )
-slots = st.integers(0, TRANSACTIONS - 1)
+OUTSIDE, COMMIT, ABORT = -1, Step("commit", ""), Step("abort", "")
+actors = st.sampled_from([OUTSIDE, 0, 1])
+schedules = st.lists(st.tuples(actors, steps), min_size=2, max_size=12)
+endings = st.permutations([(0, COMMIT), (1, COMMIT)]) | st.permutations([(0, COMMIT), (1, ABORT)])
 
 
 class AgainstModel(RuleBasedStateMachine):
@@ -252,38 +265,30 @@ class AgainstModel(RuleBasedStateMachine):
         self.store.tree.remove(DOMAIN_0, "/tool")
         self.store.tree.remove(DOMAIN_0, "/local")
         self.model = Model()
-        self.open: dict[int, Open] = {}
         self.changes = 0
         self.outsider = Peer.tool(self.store)
 
     @rule(step=steps)
-    def outside(self, step: Step) -> None:
+    def alone(self, step: Step) -> None:
         assert step.on(self.outsider) == step.on_model(self.model)
         self.changes += step.verb not in ("read", "directory")
 
-    @rule(slot=slots)
-    def begin(self, slot: int) -> None:
-        if slot not in self.open:
-            self.open[slot] = Open(Peer.tool(self.store).begin(), self.changes)
+    @rule(schedule=schedules, ending=endings)
+    def together(self, schedule: list[tuple[int, Step]], ending: list[tuple[int, Step]]) -> None:
+        """Two transactions and somebody without one, interleaved."""
+        transactions = [Open(Peer.tool(self.store).begin(), self.changes) for _ in range(2)]
+        for actor, step in schedule:
+            if actor == OUTSIDE:
+                self.alone(step)
+            else:
+                transactions[actor].answered.append((step, step.on(transactions[actor].peer)))
+        for actor, end in ending:
+            if end is ABORT:
+                transactions[actor].peer.end(commit=False)
+            else:
+                self.commit(transactions[actor])
 
-    @precondition(lambda self: self.open)
-    @rule(slot=slots, step=steps)
-    def inside(self, slot: int, step: Step) -> None:
-        if slot in self.open:
-            self.open[slot].answered.append((step, step.on(self.open[slot].peer)))
-
-    @precondition(lambda self: self.open)
-    @rule(slot=slots)
-    def abort(self, slot: int) -> None:
-        if slot in self.open:
-            self.open.pop(slot).peer.end(commit=False)
-
-    @precondition(lambda self: self.open)
-    @rule(slot=slots)
-    def commit(self, slot: int) -> None:
-        if slot not in self.open:
-            return
-        transaction = self.open.pop(slot)
+    def commit(self, transaction: Open) -> None:
         if not self._conflicts(transaction):
             self.changes += 1
             for step, answer in transaction.answered:
@@ -312,5 +317,5 @@ class AgainstModel(RuleBasedStateMachine):
         assert self.store.tree.owned_by(0) == len(found) + 2
 
 
-AgainstModel.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+AgainstModel.TestCase.settings = settings(max_examples=200, stateful_step_count=6, deadline=None)
 TestAgainstModel = AgainstModel.TestCase
