@@ -142,6 +142,10 @@ class Domain:
             raise UsageError(f"domain {self.name} is {self.state}: it has no console")
         return self._console
 
+    def last_console_lines(self, count: int) -> list[str]:
+        """The end of its console, harmless to a terminal; nothing before it has been launched."""
+        return self._console.last_lines(count) if self._console is not None else []
+
     def device(self, target: str) -> str:
         """The guest's device file of a disk.
 
