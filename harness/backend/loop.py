@@ -128,6 +128,8 @@ class Loop:
                     busy = True
             except HarnessError as error:
                 failed(error)
+                # That may have removed others of this round, too.
+                return True
         return busy
 
     def _arm(self) -> bool:
@@ -138,6 +140,7 @@ class Loop:
                     busy = True
             except HarnessError as error:
                 failed(error)
+                return True
         return busy
 
     def _sleep(self) -> None:

@@ -1,0 +1,165 @@
+"""What a hostile guest may do to the network cards of a real backend process, and what must come of it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from harness.backend.network_client import NetworkClient
+from harness.backend.tap import TUN_DEVICE
+from harness.host.errors import HostError
+from harness.ring.netif import (
+    EXTRA_FLAG_MORE,
+    EXTRA_GSO,
+    GSO_TYPE_TCPV4,
+    TX_ENTRY_SIZE,
+    ExtraType,
+    Status,
+    TxFlags,
+)
+from harness.ring.ring import REQ_PROD
+from tests.unit.backend_guest import Guest, domain_below
+from tests.unit.netfront import NOT_GRANTED, NetFront, Peer, connected, ethernet, tcp_packet
+
+OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
+CSUM, MORE, EXTRA = int(TxFlags.CSUM_BLANK), int(TxFlags.MORE_DATA), int(TxFlags.EXTRA_INFO)
+PACKET = ethernet(b"a good packet" * 20, kind=0x88B5)
+
+pytestmark = pytest.mark.skipif(
+    not os.access(TUN_DEVICE, os.R_OK | os.W_OK), reason=f"{TUN_DEVICE} is missing or not writable for this user"
+)
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    with domain_below(tmp_path_factory.mktemp("hostile")) as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def peer(guest: Guest) -> Iterator[Peer]:
+    try:
+        network = NetworkClient.connect()
+    except HostError as error:
+        pytest.skip(str(error))
+    with network:
+        peer = Peer(network, "peer", offload=True)
+        yield peer
+        peer.close()
+
+
+@pytest.fixture
+def front(guest: Guest, peer: Peer) -> Iterator[NetFront]:
+    """A card that must have sent nothing bad, and must still work, when the test ends."""
+    with connected(guest) as front:
+        yield front
+        assert front.send(PACKET) == [OKAY]
+        assert peer.receive()[1] == PACKET
+
+
+def gso(size: int, kind: int) -> bytes:
+    return EXTRA_GSO.pack(size, kind, 0)
+
+
+def put_slots(front: NetFront, total: int, sizes: list[int], *, refs: list[int] | None = None) -> int:
+    """A packet of slots that claim those sizes behind the first, which claims the total."""
+    refs = front.tx_refs if refs is None else refs
+    front.put(refs[0], 0, MORE if sizes else 0, total)
+    for index, size in enumerate(sizes):
+        front.put(refs[(index + 1) % len(refs)], 0, MORE if index + 1 < len(sizes) else 0, size)
+    return 1 + len(sizes)
+
+
+BAD_PACKETS: dict[str, Callable[[NetFront], int]] = {
+    "shorter than a header": lambda front: put_slots(front, 13, []),
+    "empty": lambda front: put_slots(front, 0, []),
+    "slots larger than the whole": lambda front: put_slots(front, 100, [50, 51]),
+    "19 slots": lambda front: put_slots(front, 1000, [10] * 18),
+    "20 slots": lambda front: put_slots(front, 1000, [10] * 19),
+    "a frame that is not granted": lambda front: put_slots(front, 100, [], refs=[NOT_GRANTED]),
+    "a second frame that is not granted": lambda front: put_slots(
+        front, 100, [50], refs=[front.tx_refs[0], NOT_GRANTED]
+    ),
+    "a reference out of range": lambda front: put_slots(front, 100, [], refs=[0xFFFFFFFF]),
+    "a checksum of nothing known": lambda front: front.put_packet(PACKET, [], flags=CSUM),
+    "a checksum of too little": lambda front: front.put_packet(tcp_packet(b"")[:50], [], flags=CSUM),
+    "a large packet of nothing known": lambda front: front.put_packet(
+        PACKET, [], flags=CSUM, gso=(1448, GSO_TYPE_TCPV4)
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD_PACKETS)
+def test_a_bad_packet_is_an_error_of_its_own(front: NetFront, what: str) -> None:
+    slots = BAD_PACKETS[what](front)
+    front.push()
+    statuses = front.statuses(slots)
+    assert set(statuses) <= {ERROR, NULL}
+    assert statuses.count(NULL) == (1 if what.startswith("a large") else 0)
+
+
+def put_crossing(front: NetFront, offset: int, size: int) -> None:
+    front.put(front.tx_refs[0], offset, 0, size)
+
+
+def put_extras(front: NetFront, *extras: tuple[int, int, bytes]) -> None:
+    front.put(front.tx_refs[0], 0, EXTRA | CSUM, 100)
+    for kind, flags, content in extras:
+        front.put_extra(kind, flags, content)
+
+
+GOOD_GSO = (int(ExtraType.GSO), EXTRA_FLAG_MORE, gso(1448, GSO_TYPE_TCPV4))
+
+BROKEN: dict[str, tuple[Callable[[NetFront], object], str]] = {
+    "beyond the frame": (lambda front: put_crossing(front, 4000, 97), "crosses its frame"),
+    "offset 65535": (lambda front: put_crossing(front, 65535, 60), "crosses its frame"),
+    "a first slot larger than a frame": (lambda front: put_slots(front, 5000, [100]), "crosses its frame"),
+    "no last slot": (lambda front: front.put(front.tx_refs[0], 0, MORE, 100), "last slot"),
+    "no extra info": (lambda front: front.put(front.tx_refs[0], 0, EXTRA, 100), "last slot"),
+    "no second extra info": (lambda front: put_extras(front, GOOD_GSO), "last slot"),
+    "21 slots": (lambda front: put_slots(front, 1000, [10] * 20), "more than 20 slots"),
+    "extra type 0": (lambda front: put_extras(front, (0, 0, bytes(6))), "extra info of type 0"),
+    "extra type 5": (lambda front: put_extras(front, (5, 0, bytes(6))), "extra info of type 5"),
+    "extra type 255": (lambda front: put_extras(front, (255, 0, bytes(6))), "extra info of type 255"),
+    "extras without end": (lambda front: put_extras(front, *[GOOD_GSO] * 6), "more than 5 extra"),
+    "GSO size 0": (lambda front: put_extras(front, (1, 0, gso(0, GSO_TYPE_TCPV4))), "GSO type 1 and size 0"),
+    "GSO type 0": (lambda front: put_extras(front, (1, 0, gso(1448, 0))), "GSO type 0"),
+    "GSO type 3": (lambda front: put_extras(front, (1, 0, gso(1448, 3))), "GSO type 3"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_frontend_that_must_be_broken_loses_its_card_only(guest: Guest, front: NetFront, what: str) -> None:
+    put, complaint = BROKEN[what]
+    with connected(guest) as victim:
+        put(victim)
+        victim.push()
+        guest.wait_until_failed(victim.device, complaint)
+
+
+@pytest.mark.parametrize("ring", ["tx", "rx"])
+@pytest.mark.parametrize("ahead", [257, 1 << 31, (1 << 32) - 1])
+def test_an_impossible_index_costs_that_card_only(
+    guest: Guest, front: NetFront, peer: Peer, ring: str, ahead: int
+) -> None:
+    with connected(guest) as victim:
+        victim_ring = victim.tx if ring == "tx" else victim.rx
+        victim_ring.memory.cast("I")[REQ_PROD] = (victim_ring.prod_pvt + ahead) & 0xFFFFFFFF
+        guest.end.events.send(victim.tx_port)
+        # The receive ring is looked at when there is something to receive.
+        peer.send(b"\xff" * 6 + PACKET[6:])
+        guest.wait_until_failed(victim.device, "request index is impossible")
+
+
+def test_garbage_in_the_transmit_ring_ends_in_an_error_or_in_answers(guest: Guest, front: NetFront) -> None:
+    for seed in range(20):
+        dice = random.Random(seed)
+        with connected(guest) as victim:
+            for _ in range(dice.randint(1, 200)):
+                offset = victim.tx.put()
+                victim.tx.memory[offset : offset + TX_ENTRY_SIZE] = dice.randbytes(TX_ENTRY_SIZE)
+            victim.push()
+    assert guest.backend.poll() is None
