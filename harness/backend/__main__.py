@@ -40,9 +40,7 @@ def serve(domid: int, link_fds: list[int], console: int | None) -> NoReturn:
     """
     store = StoreClient.connect_if_running()
     if store is None:
-        raise HostError(
-            "there is no store to find devices in", hint="a domain is introduced to it before its backend"
-        )
+        raise HostError("there is no store to find devices in", hint="a domain is introduced to it before its backend")
     link = LinkEnd.from_fds(link_fds, vector=BACKEND_VECTOR, ports=BACKEND_PORTS)
     loop = Loop(link.events)
     Console(loop, link, BACKEND_PORTS[0], console)

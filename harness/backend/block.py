@@ -89,9 +89,7 @@ class BlockDevice:
 
     def _own(self, name: str) -> str:
         """What the toolstack has written for us; empty when it has not."""
-        return (read_or_none(self._device.store, f"{self._device.path}/{name}") or b"").decode(
-            errors="surrogateescape"
-        )
+        return (read_or_none(self._device.store, f"{self._device.path}/{name}") or b"").decode(errors="surrogateescape")
 
     def _info(self, image: Image) -> int:
         info = VDISK_READONLY if image.readonly else 0

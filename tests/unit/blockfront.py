@@ -98,9 +98,7 @@ class BlockFront:
     def put(self, operation: int, sector: int, segments: Sequence[tuple[int, int, int]]) -> int:
         """Put a request with segments (grant reference, first, last sector) into the ring; returns its id."""
         self._next_id += 1
-        pack_request(
-            self.page, self.ring.put(), operation, request_id=self._next_id, sector=sector, segments=segments
-        )
+        pack_request(self.page, self.ring.put(), operation, request_id=self._next_id, sector=sector, segments=segments)
         return self._next_id
 
     def put_indirect(self, operation: int, sector: int, count: int, pages: Sequence[int]) -> int:

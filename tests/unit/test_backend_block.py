@@ -120,9 +120,7 @@ def test_a_frontend_that_writes_nonsense_is_told_so(
     again.close()
 
 
-@pytest.mark.parametrize(
-    ("readonly", "domid", "complaint"), [(True, 0, "is read-only"), (False, 3, "is for domain 3")]
-)
+@pytest.mark.parametrize(("readonly", "domid", "complaint"), [(True, 0, "is read-only"), (False, 3, "is for domain 3")])
 def test_a_ring_that_is_not_ours_to_write_is_refused(
     guest: Guest, device: Device, readonly: bool, domid: int, complaint: str
 ) -> None:

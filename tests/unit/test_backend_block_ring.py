@@ -61,9 +61,7 @@ def disk(tmp_path: Path) -> Path:
 @pytest.fixture(params=[True, False], ids=["persistent", "transient"])
 def bench(request: pytest.FixtureRequest, disk: Path) -> Iterator[Bench]:
     with ends_of_a_link() as ends:
-        ring, *frames = range(
-            ends.guest.layout.first_free_frame, ends.guest.layout.first_free_frame + 1 + DATA_FRAMES
-        )
+        ring, *frames = range(ends.guest.layout.first_free_frame, ends.guest.layout.first_free_frame + 1 + DATA_FRAMES)
         image = Image(str(disk), readonly=False)
         mappings = Mappings(ends.backend.grants, persistent=request.param)
         front = FrontRing(ends.guest.frame(ring), ENTRY_SIZE, fence)

@@ -90,9 +90,7 @@ def test_an_address_rests_before_it_is_used_again() -> None:
     assert guest_address(254) in {address for address, _ in others}
 
 
-@pytest.mark.parametrize(
-    "mac", ["", "52:54:00:00:00", "01:00:5e:00:00:01", "52:54:00:00:00:0G", "52:54:00:00:00:0\n"]
-)
+@pytest.mark.parametrize("mac", ["", "52:54:00:00:00", "01:00:5e:00:00:01", "52:54:00:00:00:0G", "52:54:00:00:00:0\n"])
 def test_a_mac_that_is_none_is_refused(client: NetworkClient, mac: str) -> None:
     with pytest.raises(HostError, match="not the MAC address of a single card"):
         client.lease(mac)
