@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.host.directories import GUESTS
-from harness.host.errors import HostError, LaunchError, UsageError
+from harness.host.errors import HostError, UsageError
 from harness.host.progress import say, step
 from harness.image import initramfs, kernel, keys, modules, packages, recipe, store
 from harness.image.recipe import Recipe
 from harness.image.store import ImageInfo
 
-TOOLS = ("gcc", "gcc-12", "make", "strip", "readelf", "depmod", "modinfo", "dpkg-deb", "apt-get", "apt-cache")
+TOOLS = ("gcc", "make", "strip", "readelf", "depmod", "modinfo", "dpkg-deb", "apt-get", "apt-cache")
 """Programs of the host that a build runs."""
 
 
@@ -58,17 +58,25 @@ def build(name: str = "minimal", *, update: bool = False) -> BuiltImage:
     wanted = recipe.find(name)
     if not update and (found := _find(wanted)):
         return found
-    with store.build_lock():
-        # Whoever held the lock may have built just this.
-        if not update and (found := _find(wanted)):
-            return found
-        _check_tools()
-        groups, trees = _packages(wanted, update=update)
-        store.remember(wanted, groups)
-        built = _find(wanted) or _make(wanted, groups, trees)
-        store.prune(name)
-        packages.prune(store.resolutions())
-        return built
+    try:
+        with store.build_lock():
+            return _build(wanted, update=update)
+    except OSError as error:
+        raise HostError(f"cannot build the image {name}: {error}") from error
+
+
+def _build(wanted: Recipe, *, update: bool) -> BuiltImage:
+    """What :func:`build` does under the build lock."""
+    # Whoever held the lock may have built just this.
+    if not update and (found := _find(wanted)):
+        return found
+    _check_tools()
+    groups, trees = _packages(wanted, update=update)
+    store.remember(wanted, groups)
+    built = _find(wanted) or _make(wanted, groups, trees)
+    store.prune(wanted.name)
+    packages.prune(store.resolutions())
+    return built
 
 
 def _find(wanted: Recipe) -> BuiltImage | None:
@@ -150,11 +158,7 @@ def _contents(
     """
     version = modules.kernel_version(trees["kernel"])
     with step(f"Building the guest's drivers for Linux {version}"):
-        try:
-            ours = modules.build_ours(guests / "drivers", trees["headers"], version)
-        except LaunchError as error:
-            say(f"{error}\nThe image is built without drivers.")
-            ours = []
+        ours = modules.build_ours(guests / "drivers", trees["headers"], version)
     with step(f"Putting the image {wanted.name} together"):
         stock = modules.stock(trees["kernel"], wanted.modules)
         installed = modules.install(trees["kernel"], stock, ours, scratch)
@@ -182,10 +186,10 @@ def remove(name: str) -> list[ImageInfo]:
     :raise UsageError: there is no build of that name.
     """
     with store.build_lock():
-        removed = [info for info in store.infos() if info.name == name]
-        if not removed:
-            available = sorted({info.name for info in store.infos()})
+        available = store.recipes()
+        if name not in available:
             raise UsageError(f"no image {name!r} has been built", hint=f"built: {', '.join(available) or 'none'}")
+        removed = [info for info in store.infos() if info.name == name]
         shutil.rmtree(store.home(name))
         packages.prune(store.resolutions())
     return removed

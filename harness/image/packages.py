@@ -96,13 +96,8 @@ def _apt(what: str, program: str, arguments: list[str], seconds: float, *, cwd: 
     try:
         return run(what, [program, *_options(), *arguments], Deadline(seconds, what), cwd=cwd)
     except LaunchError as error:
-        raise LaunchError(
-            error.what.split(" (exit status")[0],
-            argv=error.argv,
-            exit_status=error.exit_status,
-            output=error.output,
-            hint=_HINT,
-        ) from error
+        error.hint = error.hint or _HINT
+        raise
 
 
 def _family(package: str, prefix: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -74,17 +74,18 @@ def load(file: Path) -> Recipe:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise DefinitionError(file, line, None, f"is not YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DefinitionError(file, None, None, f"is not text: {' '.join(str(error).split())}") from error
     if not isinstance(document, yaml.MappingNode):
         raise DefinitionError(file, 1, None, "is no recipe", expected=f"a mapping with the keys {', '.join(_SHAPES)}")
     values: dict[str, str | tuple[str, ...]] = {}
     for key, value in document.value:
-        if key.value not in _SHAPES:
-            raise DefinitionError(
-                file, _line(key), str(key.value), "unknown key", expected=f"one of {', '.join(_SHAPES)}"
-            )
-        if key.value in values:
-            raise DefinitionError(file, _line(key), key.value, "given twice", expected="each key once")
-        values[key.value] = _value(file, key.value, value)
+        label = key.value if isinstance(key, yaml.ScalarNode) else None
+        if label not in _SHAPES:
+            raise DefinitionError(file, _line(key), label, "unknown key", expected=f"one of {', '.join(_SHAPES)}")
+        if label in values:
+            raise DefinitionError(file, _line(key), label, "given twice", expected="each key once")
+        values[label] = _value(file, label, value)
     for needed in ("kernel", "headers", "packages", "programs", "modules"):
         if needed not in values:
             raise DefinitionError(file, _line(document), needed, "missing", expected=_SHAPES[needed][1])
@@ -92,9 +93,8 @@ def load(file: Path) -> Recipe:
 
 
 def _recipe(file: Path, values: dict[str, str | tuple[str, ...]]) -> Recipe:
-    known = {field.name for field in fields(Recipe)}
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
-    lists = {key: value for key, value in values.items() if isinstance(value, tuple) and key in known}
+    lists = {key: value for key, value in values.items() if isinstance(value, tuple)}
     return Recipe(
         name=file.stem,
         file=file,

@@ -85,15 +85,22 @@ def digest(recipe: Recipe, groups: Resolution, guests: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def remembered(recipe: Recipe) -> dict[str, Group] | None:
-    """The resolution of the recipe's packages that is in use, or None if there is none for what it asks for now."""
+def _read(file: Path) -> tuple[list[str], dict[str, Group]] | None:
+    """What was asked for and what it was resolved to; None if the file is missing or damaged."""
     try:
-        stored = json.loads((home(recipe.name) / _RESOLUTION).read_text())
-        if stored["requested"] != list(recipe.requested):
-            return None
-        return {name: tuple(Package(**package) for package in group) for name, group in stored["groups"].items()}
+        stored = json.loads(file.read_text())
+        groups = {name: tuple(Package(**package) for package in group) for name, group in stored["groups"].items()}
+        return list(stored["requested"]), groups
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def remembered(recipe: Recipe) -> dict[str, Group] | None:
+    """The resolution of the recipe's packages that is in use, or None if there is none for what it asks for now."""
+    stored = _read(home(recipe.name) / _RESOLUTION)
+    if stored is None or stored[0] != list(recipe.requested):
+        return None
+    return stored[1]
 
 
 def remember(recipe: Recipe, groups: Resolution) -> None:
@@ -110,9 +117,15 @@ def remember(recipe: Recipe, groups: Resolution) -> None:
 
 def resolutions() -> Iterator[dict[str, Group]]:
     """The resolutions in use, of every recipe that has been built."""
-    for file in cache("images").glob(f"*/{_RESOLUTION}"):
-        stored = json.loads(file.read_text())
-        yield {name: tuple(Package(**package) for package in group) for name, group in stored["groups"].items()}
+    for recipe in recipes():
+        stored = _read(home(recipe) / _RESOLUTION)
+        if stored is not None:
+            yield stored[1]
+
+
+def recipes() -> list[str]:
+    """The recipes that have something in the cache."""
+    return sorted(path.name for path in cache("images").iterdir() if path.is_dir())
 
 
 def builds(name: str) -> list[Path]:
@@ -125,7 +138,7 @@ def builds(name: str) -> list[Path]:
 def infos() -> list[ImageInfo]:
     """All builds of all recipes; the most recently used of each recipe comes first and is the current one."""
     found = []
-    for recipe in sorted(path.name for path in cache("images").iterdir() if path.is_dir()):
+    for recipe in recipes():
         for index, directory in enumerate(builds(recipe)):
             manifest = json.loads((directory / MANIFEST).read_text())
             size = sum(file.stat().st_blocks * 512 for file in directory.rglob("*") if file.is_file())
