@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from harness.domain.domain import Domain
+from harness.host.deadline import Deadline
 from harness.host.errors import GuestError
+from harness.machine import loop
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -40,3 +44,37 @@ def interrupts(table: bytes, quiet: Iterable[str] = ("timer", "rtc0", "serial", 
     except (IndexError, ValueError) as error:
         raise GuestError(f"the guest's /proc/interrupts makes no sense: {table[:200]!r}") from error
     return total
+
+
+REGISTER_EVENTS = "memory_region_ops_*"
+"""QEMU's trace events for an access to a device register that QEMU itself answers (trace-events of softmmu)."""
+REGION = re.compile(rb"^memory_region_ops_.* name '([^']*)'$", re.MULTILINE)
+
+
+def register_accesses(domain: Domain, regions: Iterable[str], work: Callable[[], object]) -> int:
+    """Device register accesses a guest makes during some work.
+
+    :param regions: names of the memory regions that count, as QEMU calls them.
+    :param work: what the guest does meanwhile; it runs slower than usual, since each access is written to QEMU's log.
+    """
+    qemu, log = domain.parts.qemu, domain.logs / "qemu.log"
+
+    def trace(enable: bool) -> None:
+        arguments = {"name": REGISTER_EVENTS, "enable": enable}
+        loop.run(qemu.execute("trace-event-set-state", arguments), Deadline(30.0, "QEMU's tracing to change"))
+
+    trace(True)
+    start = log.stat().st_size
+    try:
+        work()
+    finally:
+        trace(False)
+    with log.open("rb") as lines:
+        lines.seek(start)
+        return count_regions(lines.read(), regions)
+
+
+def count_regions(trace: bytes, regions: Iterable[str]) -> int:
+    """How many register accesses in a trace are to the named regions."""
+    wanted = {region.encode() for region in regions}
+    return sum(name in wanted for name in REGION.findall(trace))

@@ -23,6 +23,7 @@ from harness.host.directories import cache
 
 GRACE = 60.0
 """Seconds a run may take beyond its own length before the guest counts as silent."""
+COUNTED_OPERATIONS = 200
 CHUNK = 1 << 20
 
 
@@ -130,9 +131,19 @@ class Comparison:
         if first and sample.operations:
             taken = self._interrupts(domain) - interrupts
             results.counts.append(Count(path.name, workload.name, "interrupts", taken / sample.operations))
+        if first and isinstance(workload, BlockWorkload) and isinstance(path, DiskPath) and path.registers:
+            results.counts.append(self._register_accesses(domain, path, workload))
 
     def _interrupts(self, domain: Domain) -> int:
         return counters.interrupts(domain.execute(["cat", "/proc/interrupts"]).check().stdout)
+
+    def _register_accesses(self, domain: Domain, path: DiskPath, workload: BlockWorkload) -> Count:
+        """Counted in a run of its own, since tracing slows the guest down."""
+        command = workload.command(domain.device(path.target), operations=COUNTED_OPERATIONS)
+        taken = counters.register_accesses(
+            domain, path.registers, lambda: domain.execute(command, timeout=GRACE).check()
+        )
+        return Count(path.name, workload.name, "register_accesses", taken / COUNTED_OPERATIONS)
 
     def _run(self, domain: Domain, path: DevicePath, workload: Workload, peer: Peer) -> Sample:
         seconds = self._plan.seconds

@@ -23,6 +23,8 @@ class DiskPath:
     :param domain: name of the domain that carries it.
     :param kind: of that domain.
     :param target: the disk's name in the guest.
+    :param registers: QEMU's names of the device's register regions, where every access passes through them; a doorbell
+        that is an eventfd does not, so that paths which have one are left out.
     """
 
     name: str
@@ -30,6 +32,7 @@ class DiskPath:
     kind: Kind
     model: DiskModel
     target: str
+    registers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ DevicePath = DiskPath | NetworkPath
 PATHS: dict[str, DevicePath] = {
     path.name: path
     for path in (
-        DiskPath("ide", "emulated", "hvm", "ide", "hda"),
+        DiskPath("ide", "emulated", "hvm", "ide", "hda", registers=("ide", "piix-bmdma", "bmdma")),
         DiskPath("pv-block", "paravirtual", "pv", "pv", "xvda"),
         DiskPath("virtio-blk", "virtio", "hvm", "virtio", "vda"),
         NetworkPath("ne2000", "emulated", "hvm", "ne2000"),
