@@ -261,8 +261,12 @@ static void pvnet_otherend_changed(struct pvbus_device *dev,
 	case XenbusStateConnected:
 		pvnet_carrier_on(np);
 		break;
-	case XenbusStateClosing:
 	case XenbusStateClosed:
+		/* left from before: it has not seen yet that we are back */
+		if (dev->state == XenbusStateInitialising)
+			break;
+		fallthrough;
+	case XenbusStateClosing:
 		pvnet_disconnect(np);
 		if (dev->state != XenbusStateClosed)
 			pvbus_switch_state(dev, XenbusStateClosed);

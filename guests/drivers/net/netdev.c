@@ -15,6 +15,13 @@ int pvnet_poll(struct napi_struct *napi, int budget)
 	pvnet_tx_poll(np);
 	if (!budget)
 		return 0;
+	if (test_bit(NAPI_STATE_IN_BUSY_POLL, &napi->state)) {
+		/* A socket waits in a loop: it needs no interrupt. When it is
+		 * tired of that, we are called once more without this bit.
+		 */
+		WRITE_ONCE(np->rx.ring.sring->rsp_event, np->rx.ring.rsp_cons);
+		return pvnet_rx_poll(np, budget);
+	}
 	do
 		done += pvnet_rx_poll(np, budget - done);
 	while (done < budget && !np->broken &&
