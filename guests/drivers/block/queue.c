@@ -198,6 +198,7 @@ static void wait_for_response(struct pvblk *info)
 		return;
 	}
 	while (READ_ONCE(info->ring.sring->rsp_prod) == cons) {
+		cpu_relax();
 		if (get_cycles() - start > limit) {
 			info->idle_spins = min(2 * info->idle_spins + 1,
 					       (u32)MAX_SKIP);

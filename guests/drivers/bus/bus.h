@@ -27,7 +27,7 @@ struct link_events {
 struct link_grants {
 	struct grant_entry_v1 *table;
 	u8 *status;
-	spinlock_t lock;
+	spinlock_t lock;		/* both maps */
 	unsigned long *used;
 	unsigned long *leaving;		/* access ended, but still mapped */
 	u32 first, end;			/* frames that may be granted */
@@ -53,7 +53,7 @@ struct store {
 	struct mutex lock;		/* one request at a time */
 	struct xsd_sockmsg request;
 
-	spinlock_t reply_lock;
+	spinlock_t reply_lock;		/* the next two */
 	bool waiting;			/* for the answer to @request */
 	struct store_message *reply;
 
@@ -63,7 +63,7 @@ struct store {
 	u32 received;			/* bytes of it, header included */
 
 	struct workqueue_struct *watch_wq;
-	spinlock_t watch_lock;
+	spinlock_t watch_lock;		/* list and last_token */
 	struct list_head watches;
 	u32 last_token;
 };

@@ -107,7 +107,7 @@ static void calm_vector(struct work_struct *work)
  */
 static void count_idle(struct link_vector *v)
 {
-	if (v->idle_since != jiffies) {
+	if (time_after(jiffies, v->idle_since)) {
 		v->idle_since = jiffies;
 		v->idle_count = 0;
 	}
@@ -346,6 +346,7 @@ static int request_vectors(struct bus_link *bl)
 
 		v->bl = bl;
 		v->index = i;
+		v->idle_since = jiffies;
 		v->irq = pci_irq_vector(bl->pdev, i);
 		spin_lock_init(&v->lock);
 		INIT_LIST_HEAD(&v->channels);

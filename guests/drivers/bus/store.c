@@ -169,16 +169,17 @@ static irqreturn_t store_event(u32 port, void *data)
  * Evaluates to false when it did not happen in time.
  */
 #define store_wait(_store, _condition) ({				\
+	struct store *_s = (_store);					\
 	unsigned long _end = jiffies + GIVE_UP;				\
 	bool _done;							\
 									\
-	while (!(_done = wait_event_timeout((_store)->wait,		\
-			(_condition) || READ_ONCE((_store)->broken),	\
+	while (!(_done = wait_event_timeout(_s->wait,			\
+			(_condition) || READ_ONCE(_s->broken),		\
 			ASK_AGAIN)) && time_before(jiffies, _end)) {	\
-		link_notify((_store)->link, (_store)->port);		\
-		queue_work((_store)->receive_wq, &(_store)->receive);	\
+		link_notify(_s->link, _s->port);			\
+		queue_work(_s->receive_wq, &_s->receive);		\
 	}								\
-	_done && !READ_ONCE((_store)->broken);				\
+	_done && !READ_ONCE(_s->broken);				\
 })
 
 static u32 room(struct store *store)
@@ -304,7 +305,7 @@ char *store_request(struct store *store, enum xsd_sockmsg_type type, u32 tx_id,
  * If a driver before this one used the ring, it may have left half a message and
  * watches behind: ask the store to begin anew, if it can.
  */
-static int reconnect(struct store *store)
+static int begin_anew(struct store *store)
 {
 	struct xenstore_domain_interface *ring = store->ring;
 
@@ -359,14 +360,14 @@ int store_start(struct bus_link *bl)
 			store->port, err);
 		goto out_queues;
 	}
-	err = reconnect(store);
+	err = begin_anew(store);
 	if (err) {
 		stop_receiving(store);
 		return err;
 	}
 	store->req_prod = READ_ONCE(store->ring->req_prod);
 	store->rsp_cons = READ_ONCE(store->ring->rsp_cons);
-	smp_store_release(&store->broken, false);
+	smp_store_release(&store->broken, false); /* indices first */
 	return 0;
 
 out_queues:

@@ -20,25 +20,27 @@ static inline bool link_ring_passed(u32 old, u32 new, u32 event)
 }
 
 /* Publish the front's private requests; true: the back wants to be notified. */
-#define link_ring_push_requests(_link, _r) ({				\
-	u32 _old = READ_ONCE((_r)->sring->req_prod);			\
-	u32 _new = (_r)->req_prod_pvt;					\
+#define link_ring_push_requests(_link, _ring) ({			\
+	typeof(_ring) _r = (_ring);					\
+	u32 _old = READ_ONCE(_r->sring->req_prod);			\
+	u32 _new = _r->req_prod_pvt;					\
 									\
 	virt_wmb(); /* the back sees requests before the index */	\
-	WRITE_ONCE((_r)->sring->req_prod, _new);			\
+	WRITE_ONCE(_r->sring->req_prod, _new);				\
 	link_mb(_link); /* ... and the index before we read its event */ \
-	link_ring_passed(_old, _new, READ_ONCE((_r)->sring->req_event)); \
+	link_ring_passed(_old, _new, READ_ONCE(_r->sring->req_event));	\
 })
 
 /*
  * How many responses wait, by one read of the other end's index. More than
- * RING_SIZE(_r) means that the back has broken the ring.
+ * RING_SIZE() means that the back has broken the ring.
  */
-#define link_ring_responses(_r) ({					\
-	u32 _prod = READ_ONCE((_r)->sring->rsp_prod);			\
+#define link_ring_responses(_ring) ({					\
+	typeof(_ring) _r = (_ring);					\
+	u32 _prod = READ_ONCE(_r->sring->rsp_prod);			\
 									\
 	virt_rmb(); /* read no response before its index */		\
-	_prod - (_r)->rsp_cons;						\
+	_prod - _r->rsp_cons;						\
 })
 
 /*
@@ -46,10 +48,13 @@ static inline bool link_ring_passed(u32 old, u32 new, u32 event)
  * returns how many wait already, as above. @_ahead must not exceed the number of
  * requests in flight, or the notification never comes.
  */
-#define link_ring_arm_responses(_link, _r, _ahead) ({			\
-	WRITE_ONCE((_r)->sring->rsp_event, (_r)->rsp_cons + (_ahead));	\
+#define link_ring_arm_responses(_link, _ring, _ahead) ({		\
+	typeof(_ring) _armed = (_ring);					\
+									\
+	WRITE_ONCE(_armed->sring->rsp_event,				\
+		   _armed->rsp_cons + (_ahead));			\
 	link_mb(_link); /* the back sees this before we look again */	\
-	link_ring_responses(_r);					\
+	link_ring_responses(_armed);					\
 })
 
 #endif /* _LINK_RING_H */
