@@ -26,6 +26,12 @@ KERNEL_ARGUMENTS = (
     # A crashed guest ends at once (-no-reboot turns its reboot into QEMU's exit) and with its report on the console.
     "panic=-1",
     "oops=panic",
+    # Half a second of every boot would go into testing ciphers that nobody uses.
+    "cryptomgr.notests",
+    # Nothing in a guest is secret from anything else in it.
+    "mitigations=off",
+    # On a busy host the check of the timer can take the machine's pauses for a missing interrupt, and panic.
+    "no_timer_check",
 )
 
 IDE_TARGETS = ("hda", "hdb", "hdc", "hdd")
