@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.backend.tap import open_tap
 from harness.host.deadline import Deadline
 from harness.host.directories import runtime
-from harness.host.errors import HostError
+from harness.host.errors import HarnessError, HostError
 from harness.host.process import run
 
 BRIDGE = "br0"
@@ -127,13 +127,15 @@ class Namespace:
         existing = names & {device for _, device in socket.if_nameindex()}
         if existing:
             # A device goes by itself when its last descriptor closes, which may happen right now.
-            with contextlib.suppress(HostError):
+            with contextlib.suppress(HarnessError):
                 _ip(*(f"link del dev {name}" for name in sorted(existing)), force=True)
 
     def forget_neighbours(self, addresses: set[str]) -> None:
         """Drop what the bridge has learnt about guests that are gone, for the next owner of their addresses."""
         if addresses:
-            _ip(*(f"neigh flush to {address} dev {BRIDGE}" for address in sorted(addresses)), force=True)
+            # Should that fail, the kernel finds out by itself, only later.
+            with contextlib.suppress(HarnessError):
+                _ip(*(f"neigh flush to {address} dev {BRIDGE}" for address in sorted(addresses)), force=True)
 
     def descriptors(self) -> list[int]:
         """New descriptors of the network namespace and, if it has its own, its user namespace; the caller closes."""

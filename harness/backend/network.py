@@ -211,6 +211,8 @@ class Connection:
             reply = {"ok": True, **fields}
         except HarnessError as error:
             reply = {"error": error.what, "hint": error.hint}
+        except OSError as error:
+            reply = {"error": f"the network service is out of something: {error.strerror}", "hint": None}
         try:
             data = json.dumps(reply).encode() + b"\n"
             # A reply is far smaller than the socket's buffer: one that does not fit means that nobody reads.
