@@ -22,6 +22,9 @@
 /* Both rings have this many entries, and both pools as many frames. */
 #define PVNET_SLOTS	__CONST_RING_SIZE(xen_netif_tx, XEN_PAGE_SIZE)
 
+/* Requests that the backend has not answered: it owes no more answers. */
+#define PVNET_IN_FLIGHT(_r)	((_r)->req_prod_pvt - (_r)->rsp_cons)
+
 /* What the largest packet takes: its frames, and one entry for its GSO size. */
 #define PVNET_TX_SLOTS \
 	(DIV_ROUND_UP(XEN_NETIF_MAX_TX_SIZE, XEN_PAGE_SIZE) + 1)

@@ -307,8 +307,8 @@ int pvnet_rx_poll(struct pvnet *np, int budget)
 
 		if (!waiting)
 			break;
-		if (waiting > RING_SIZE(&rx->ring)) {
-			pvnet_break(np, "more rx responses than the ring holds");
+		if (waiting > PVNET_IN_FLIGHT(&rx->ring)) {
+			pvnet_break(np, "more rx responses than there are requests");
 			break;
 		}
 		if (!pvnet_rx_read(rx, waiting, &p)) {

@@ -87,8 +87,8 @@ static void pvnet_tx_reap(struct pvnet *np)
 	struct xen_netif_tx_response rsp;
 	u32 waiting = link_ring_responses(&tx->ring);
 
-	if (waiting > RING_SIZE(&tx->ring)) {
-		pvnet_break(np, "more tx responses than the ring holds");
+	if (waiting > PVNET_IN_FLIGHT(&tx->ring)) {
+		pvnet_break(np, "more tx responses than there are requests");
 		return;
 	}
 	for (; waiting; waiting--) {
@@ -213,7 +213,7 @@ static void pvnet_tx_pause(struct pvnet *np)
 	/* What is not pushed is not answered. */
 	pvnet_tx_push(np);
 	netif_stop_queue(np->netdev);
-	half = (RING_SIZE(&tx->ring) - RING_FREE_REQUESTS(&tx->ring)) / 2;
+	half = PVNET_IN_FLIGHT(&tx->ring) / 2;
 	if (link_ring_arm_responses(np->link, &tx->ring, half) >= half) {
 		/* They came before they were asked for: nobody will call. */
 		pvnet_tx_reap(np);
