@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from harness.domain.definition import Definition, load
+from harness.host.directories import GUESTS
+from harness.host.errors import UsageError
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -16,6 +24,67 @@ ACCELERATORS = ("auto", "kvm", "tcg")
 def add_accelerator(verb: argparse.ArgumentParser) -> None:
     """``--accel``: auto takes KVM where a guest really runs in it, and says why if not."""
     verb.add_argument("--accel", choices=ACCELERATORS, default="auto", help="how guests run (default: auto)")
+
+
+def add_name(verb: argparse.ArgumentParser) -> None:
+    """The domain that a verb is about."""
+    verb.add_argument("name", metavar="NAME", help="a domain's name or domid, see: harness list")
+
+
+def add_command(verb: argparse.ArgumentParser) -> None:
+    """A command for the guest; everything after ``--`` belongs to it."""
+    verb.add_argument("command", nargs="*", metavar="COMMAND", help="with its arguments")
+    takes_rest(verb, "command")
+
+
+def takes_rest(verb: argparse.ArgumentParser, name: str) -> None:
+    """What follows ``--`` on the command line is added to an argument that is a list; see :func:`parse`."""
+    verb.set_defaults(rest=name)
+
+
+def add_definition(verb: argparse.ArgumentParser) -> None:
+    """The file that defines a domain, and the name it gets; see :func:`definition`."""
+    verb.add_argument("file", type=Path, metavar="GUEST.yaml", help="a domain's definition, such as guests/pv.yaml")
+    verb.add_argument("--name", help="the domain's name (default: as in the definition)")
+
+
+def definition(arguments: argparse.Namespace) -> Definition:
+    """The definition that the arguments ask for.
+
+    :raise UsageError: there is no such file, or it is not valid.
+    """
+    if not arguments.file.exists():
+        raise UsageError(f"there is no file {arguments.file}", hint=_suggestion(arguments.file))
+    wanted = load(arguments.file)
+    return wanted if arguments.name is None else wanted.renamed(arguments.name)
+
+
+def _suggestion(file: Path) -> str:
+    ready_made = sorted(GUESTS.glob("*.yaml"))
+    near = difflib.get_close_matches(file.stem, [path.stem for path in ready_made], n=1)
+    if near:
+        return f"did you mean {_shown(GUESTS / f'{near[0]}.yaml')}?"
+    return f"ready-made definitions: {', '.join(map(_shown, ready_made))}"
+
+
+def _shown(path: Path) -> str:
+    """The path as somebody here would type it."""
+    here = Path.cwd()
+    return os.fspath(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line, and leave alone what follows its first ``--``: argparse would drop another one in it."""
+    before, after = list(argv), []
+    if "--" in before:
+        at = before.index("--")
+        before, after = before[:at], before[at + 1 :]
+    arguments = parser.parse_args(before)
+    if after:
+        if "rest" not in arguments:
+            parser.error(f"harness {arguments.verb} takes nothing after --")
+        setattr(arguments, arguments.rest, getattr(arguments, arguments.rest) + after)
+    return arguments
 
 
 def comma_separated(text: str) -> list[str]:

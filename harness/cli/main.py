@@ -14,10 +14,11 @@ import traceback
 from collections.abc import Sequence
 
 from harness import __version__
-from harness.cli import boot, compare, doctor, domains, gc, images, store, suite
-from harness.host.errors import HarnessError
+from harness.cli import access, boot, compare, doctor, domains, gc, images, store, suite
+from harness.cli.arguments import parse
+from harness.host.errors import HarnessError, HostError
 
-VERBS = (doctor, images, boot, domains, store, compare, suite, gc)
+VERBS = (doctor, images, boot, domains, access, store, compare, suite, gc)
 INTERRUPTED = 130
 
 
@@ -40,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A terminal that is closed and a CI job that is cancelled end a command as Ctrl-C does: by unwinding.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    arguments = parser().parse_args(argv)
+    arguments = parse(parser(), sys.argv[1:] if argv is None else argv)
     try:
         code = arguments.run(arguments)
+        sys.stdout.flush()
     except HarnessError as error:
         if arguments.debug:
             traceback.print_exc()
@@ -55,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read our output has enough; keep the interpreter from failing on the same pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"harness: {error}\nThis machine's fault, it seems; where it was met: harness --debug …", file=sys.stderr)
+        return HostError.exit_code
     return int(code or 0)
 
 

@@ -6,13 +6,17 @@ import argparse
 import os
 import sys
 
-from harness.cli.arguments import Subparsers
+from harness.cli.arguments import Subparsers, takes_rest
 from harness.host.directories import SOURCE
 
 
 def add_parsers(verbs: Subparsers) -> None:
-    verb = verbs.add_parser("test", help="run the test suite; arguments go to pytest")
-    verb.add_argument("pytest", nargs=argparse.REMAINDER, metavar="ARGUMENT", help="see: pytest --help")
+    # pytest's options are not ours to parse: with an impossible prefix, none of them looks like one.
+    verb = verbs.add_parser(
+        "test", help="run the test suite; arguments go to pytest", prefix_chars="\0", add_help=False
+    )
+    verb.add_argument("pytest", nargs="*", metavar="ARGUMENT", help="see: pytest --help")
+    takes_rest(verb, "pytest")
     verb.set_defaults(run=_run)
 
 

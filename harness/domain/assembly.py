@@ -51,16 +51,23 @@ class Parts:
     agent: socket.socket
 
 
-def assemble(definition: Definition, accelerator_request: str, shared_lease: Lease | None, stack: ExitStack) -> Parts:
+def assemble(
+    definition: Definition,
+    accelerator_request: str,
+    shared_lease: Lease | None,
+    log: Path | None,
+    stack: ExitStack,
+) -> Parts:
     """Start everything a definition asks for; call this in a thread that lives as long as the domain.
 
+    :param log: directory for logs, or None: a new one.
     :param stack: takes it apart again, also when this fails half way.
     :raise HarnessError: something is missing, in use, or does not start.
     """
     image = build(definition.image)
     chosen = accelerator.choose(accelerator_request)
     memory.require(definition.name, definition.memory)
-    log = logs.make(definition.name)
+    log = log or logs.make(definition.name)
     claim = _claim(definition, log, stack)
     attached = disks.attach(definition.disks, Path(claim.record.scratch[0]), stack, shared_lease)
     network, cards = networks.attach(definition.networks, stack)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 from harness.domain.definition_yaml import Value, load_document
+from harness.host.errors import UsageError
 
 Kind = Literal["hvm", "pv"]
 DiskModel = Literal["ide", "pv", "virtio"]
@@ -92,6 +93,15 @@ class Definition:
     disks: tuple[Disk, ...]
     networks: tuple[Network, ...]
     file: Path
+
+    def renamed(self, name: str) -> Definition:
+        """The same under another name.
+
+        :raise UsageError: that is no name for a domain.
+        """
+        if not NAME.fullmatch(name):
+            raise UsageError(f"no domain can be called {name!r}; expected {NAME_EXPECTED}")
+        return replace(self, name=name)
 
 
 KEYS = ("name", "kind", "image", "memory", "vcpus", "disks", "networks")

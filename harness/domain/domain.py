@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -9,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+
+from qemu.qmp import QMPError
 
 from harness.backend.network_client import NetworkClient
 from harness.domain import networks
@@ -20,7 +23,7 @@ from harness.guest.completed import Completed
 from harness.guest.console import ConsoleLog
 from harness.guest.ssh import SshClient
 from harness.host.deadline import Deadline
-from harness.host.errors import HarnessError, UsageError
+from harness.host.errors import GuestGone, HarnessError, UsageError
 from harness.image.build import BuiltImage
 from harness.machine import loop
 from harness.machine.accelerator import Accelerator
@@ -61,16 +64,26 @@ class Domain:
     :param definition: what it consists of.
     :param accelerator: ``auto``, ``kvm`` or ``tcg``.
     :param shared_lease: a lease held by the caller on an image that several domains take turns on.
+    :param logs: an existing directory for its logs; default: a new one.
     """
 
-    def __init__(self, definition: Definition, *, accelerator: str = "auto", shared_lease: Lease | None = None) -> None:
+    def __init__(
+        self,
+        definition: Definition,
+        *,
+        accelerator: str = "auto",
+        shared_lease: Lease | None = None,
+        logs: Path | None = None,
+    ) -> None:
         self.definition = definition
         self.state = DomainState.CREATED
         self._accelerator_request = accelerator
         self._shared_lease = shared_lease
+        self._log_directory = logs
         self._stack = ExitStack()
         self._parts: Parts | None = None
         self._console: ConsoleLog | None = None
+        self._pv_console: ConsoleLog | None = None
         self._monitor: Monitor | None = None
         self._agent: AgentClient | None = None
 
@@ -142,6 +155,13 @@ class Domain:
             raise UsageError(f"domain {self.name} is {self.state}: it has no console")
         return self._console
 
+    @property
+    def pv_console(self) -> ConsoleLog:
+        """The console of a paravirtual domain that is a split driver, too."""
+        if self._pv_console is None:
+            raise UsageError(f"domain {self.name} has no paravirtual console", hint="its first serial port has one")
+        return self._pv_console
+
     def last_console_lines(self, count: int) -> list[str]:
         """The end of its console, harmless to a terminal; nothing before it has been launched."""
         return self._console.last_lines(count) if self._console is not None else []
@@ -171,7 +191,11 @@ class Domain:
         self._require(DomainState.CREATED)
         self.state = DomainState.STARTING
         try:
-            self._parts = assemble(self.definition, self._accelerator_request, self._shared_lease, self._stack)
+            self._parts = assemble(
+                self.definition, self._accelerator_request, self._shared_lease, self._log_directory, self._stack
+            )
+            self._parts.record.addresses = self.addresses
+            self._set_state(DomainState.STARTING)
             loop.run(self._connect(self._parts))
         except BaseException:
             self.destroy()
@@ -184,16 +208,21 @@ class Domain:
         loop.background(self._read_console(self._console, self._monitor, parts.console), f"console of {self.name}")
         if parts.paravirtual is not None:
             self._monitor.watch_child(parts.paravirtual.backend)
+            self._pv_console = ConsoleLog(parts.logs / "pv-console.log")
+            self._pv_console_end = loop.background(
+                self._pv_console.run(parts.paravirtual.console), f"paravirtual console of {self.name}"
+            )
         self._agent = AgentClient(parts.agent)
         await parts.qemu.cont()
 
-    @staticmethod
-    async def _read_console(console: ConsoleLog, monitor: Monitor, connection: socket.socket) -> None:
+    async def _read_console(self, console: ConsoleLog, monitor: Monitor, connection: socket.socket) -> None:
         """Take in the console to its end, and tell the monitor that there is no more."""
         try:
             await console.run(connection)
         finally:
             monitor.console_closed()
+            if self._pv_console is not None:
+                self._pv_console.close()
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the agent answers and the devices work.
@@ -204,7 +233,7 @@ class Domain:
         seconds = BOOT_SECONDS[self.accelerator.name] if timeout is None else timeout
         deadline = Deadline(seconds, f"the boot of domain {self.name} until its agent answers")
         self._guarded(self._running_agent.ping(deadline), deadline)
-        self.state = DomainState.RUNNING
+        self._set_state(DomainState.RUNNING)
         if self.parts.paravirtual is not None:
             self.parts.paravirtual.wait_connected(deadline)
         for card in self.parts.cards:
@@ -227,18 +256,39 @@ class Domain:
 
         :raise GuestSilent: it is still there after ``timeout`` seconds, and goes on.
         """
+        self.power_off(timeout)
+        self.destroy()
+
+    def power_off(self, timeout: float = SHUTDOWN_SECONDS) -> None:
+        """Have the guest shut itself down, and return when it has; the domain is still to be destroyed.
+
+        :raise GuestSilent: it is still there after ``timeout`` seconds, and goes on.
+        """
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"the shutdown of domain {self.name}")
         monitor = self._running_monitor
         loop.get().call_soon_threadsafe(monitor.expect_end)
         self._guarded(self._running_agent.shutdown(deadline), deadline)
         self._guarded(monitor.wait_end(deadline), deadline)
-        self.destroy()
 
-    def wait_end(self, deadline: Deadline | None = None) -> str:
-        """Wait until the guest ends by itself, and say in words why it did."""
-        loop.get().call_soon_threadsafe(self._running_monitor.expect_end)
-        return loop.run(self._running_monitor.wait_end(deadline))
+    def wait_end(self) -> str:
+        """Wait until the guest ends by itself, or another thread ends it; says in words how it did.
+
+        The domain is still to be destroyed.
+        """
+        return loop.run(self._running_monitor.wait_over())
+
+    def end(self) -> None:
+        """Have QEMU end at once, which whoever is in :meth:`wait_end` hears of; the domain is still to be destroyed."""
+        loop.run(self._end(self.parts))
+
+    async def _end(self, parts: Parts) -> None:
+        self._running_monitor.expect_end()
+        with suppress(GuestGone, QMPError, TimeoutError):
+            async with asyncio.timeout(QUIT_SECONDS):
+                await parts.qemu.execute("quit")
+                await parts.qemu.wait_exit()
+        parts.qemu.child.kill()
 
     def destroy(self) -> None:
         """End it at once and remove all of it but its logs. May be called in any state, and again."""
@@ -257,6 +307,10 @@ class Domain:
             self._agent.close()
         if self._console is not None:
             self._console.close()
+        if self._pv_console is not None and parts.paravirtual is not None:
+            # The socket may be closed only when nobody in the loop reads it any more.
+            parts.paravirtual.console.shutdown(socket.SHUT_RDWR)
+            await asyncio.wait({self._pv_console_end})
         if self._monitor is not None:
             self._monitor.close()
 
@@ -269,16 +323,19 @@ class Domain:
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         timeout: float = EXECUTE_SECONDS,
+        asker: socket.socket | None = None,
     ) -> Completed:
         """Run a command in the guest to its end; its exit status is in what is returned.
 
         May be called from several threads at once.
 
+        :param asker: a connection that sends nothing more; when its peer hangs up, the command is killed.
         :raise CommandTimeout: it was still running after ``timeout`` seconds and has been killed.
         """
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"the end of {argv[0]} in domain {self.name}")
-        return self._guarded(self._running_agent.exec(argv, deadline, stdin=stdin, env=env), deadline, grace=10.0)
+        work = self._running_agent.exec(argv, deadline, stdin=stdin, env=env)
+        return self._guarded(loop.while_connected(work, asker) if asker else work, deadline, grace=10.0)
 
     def start_service(self, argv: Sequence[str]) -> None:
         """Start a command that goes on in the background until the guest ends."""

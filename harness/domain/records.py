@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,8 @@ class Record:
 
     :param pids: of every process that belongs to this domain alone, by role (``qemu``, ``backend``, ``supervisor``).
     :param scratch: files and directories outside the record that go with the domain.
+    :param addresses: IPv4 addresses of its cards.
+    :param started: seconds since the epoch.
     """
 
     name: str
@@ -39,10 +42,17 @@ class Record:
     logs: str
     pids: dict[str, int] = field(default_factory=dict)
     scratch: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.time)
 
     @property
     def directory(self) -> Path:
         return directory_of(self.domid)
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the owner takes requests, if it does."""
+        return self.directory / "control.sock"
 
     def write(self) -> None:
         """Put the record on disk, whole or not at all."""

@@ -14,6 +14,7 @@ import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +28,8 @@ from harness.host.errors import GuestError, GuestGone, GuestSilent, HostError
 MAX_OUTPUT = 256 << 20
 """Bytes kept of both streams of a command together; a guest that prints more is stopped."""
 
+SESSION_SECONDS = 30.0
+
 _CHUNK = 1 << 16
 _LAST_RESORT = 2.0
 _LOST = (paramiko.SSHException, EOFError, OSError)
@@ -37,6 +40,15 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 class SshError(GuestError):
     """The guest's SSH server is not the guest's, or refused us."""
+
+
+@dataclass(frozen=True)
+class TerminalSize:
+    """A terminal: its kind, as in ``$TERM``, and its size in characters."""
+
+    kind: str
+    width: int
+    height: int
 
 
 class SshClient:
@@ -127,6 +139,30 @@ class SshClient:
         if status < 0 and not self._transport.is_active():
             raise GuestGone(f"the SSH connection was lost while {shlex.join(argv)} ran")
         return Completed(argv, status if status >= 0 else None, None, bytes(exchange.stdout), bytes(exchange.stderr))
+
+    def session(
+        self, command: str | None, terminal: TerminalSize | None, *, timeout: float = SESSION_SECONDS
+    ) -> paramiko.Channel:
+        """A channel to a command that the caller talks to himself, for instance at a terminal.
+
+        :param command: for the user's shell; None: the shell itself.
+        :param terminal: give it a terminal; None: three streams.
+        :param timeout: seconds for it to start.
+        :raise GuestGone: the connection was lost.
+        :raise SshError: the server does not run commands, or has no terminals.
+        """
+        try:
+            channel = self._transport.open_session(timeout=timeout)
+            if terminal is not None:
+                channel.get_pty(terminal.kind, terminal.width, terminal.height)
+            if command is None:
+                channel.invoke_shell()
+            else:
+                channel.exec_command(command)
+        except _LOST as error:
+            kind = SshError if self._transport.is_active() else GuestGone
+            raise kind(f"the guest's SSH server did not start {command or 'a shell'}: {error}") from error
+        return channel
 
     def put(self, path: str, content: bytes, deadline: Deadline) -> None:
         """Create a file in the guest, or replace its content.

@@ -7,11 +7,13 @@ signal is tied to the thread that starts them, see :mod:`harness.host.process`.
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
 
 from harness.host.deadline import Deadline
+from harness.host.errors import HostError
 
 T = TypeVar("T")
 
@@ -53,6 +55,31 @@ async def bounded(work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
         if scope.expired():
             raise deadline.error() from None
         raise
+
+
+async def while_connected(work: Coroutine[Any, Any, T], connection: socket.socket) -> T:
+    """Await ``work``, and cancel it when the peer of a connection, from which nothing more is expected, hangs up.
+
+    :raise HostError: the peer did.
+    """
+    running, descriptor = asyncio.get_running_loop(), connection.fileno()
+    task = running.create_task(work)
+
+    def hung_up() -> None:
+        # Once: to cancel again would interrupt the clean-up.
+        running.remove_reader(descriptor)
+        task.cancel()
+
+    running.add_reader(descriptor, hung_up)
+    try:
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise HostError("whoever asked for it has gone")
+        return task.result()
+    finally:
+        running.remove_reader(descriptor)
+        if task.cancel():
+            await asyncio.wait({task})
 
 
 class _Job(Generic[T]):

@@ -78,6 +78,10 @@ SHUTDOWN_TEXTS = {
 }
 
 
+GUEST_ENDS = ("guest-shutdown", "guest-reset")
+"""Ends that a healthy guest may choose."""
+
+
 class Monitor:
     """Watches one domain.
 
@@ -147,6 +151,24 @@ class Monitor:
         if self._crashed:
             raise await self._failure()
         return self._end_text()
+
+    async def wait_over(self) -> str:
+        """Wait until QEMU ends or the domain fails; say in words why it ended if the guest, or we, wanted it to.
+
+        :raise GuestCrashed, GuestGone, HostError: nobody wanted it.
+        """
+        waiting = {asyncio.ensure_future(event.wait()) for event in (self._ended, self._settled)}
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for one in waiting:
+                one.cancel()
+        if self._ended.is_set():
+            await self._wait_briefly(self._console_closed)
+            wanted = self._end_expected or self._shutdown_reason in GUEST_ENDS
+            if wanted and not self._crashed:
+                return self._end_text()
+        raise await self._failure()
 
     async def guard(self, work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
         """Await something the guest has to do, for as long as the guest is all right.

@@ -1,0 +1,109 @@
+"""``harness create``, ``list``, ``pause``, ``unpause``, ``shutdown``, ``destroy``: the life of domains."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+
+from harness.cli.arguments import Subparsers, add_accelerator, add_definition, add_name, definition, positive
+from harness.cli.table import print_table
+from harness.domain import records, remote, supervisor
+from harness.domain.domain import SHUTDOWN_SECONDS
+from harness.domain.records import Record
+from harness.host.progress import say, step
+
+
+def add_parsers(verbs: Subparsers) -> None:
+    verb = verbs.add_parser("create", help="start a domain that goes on until it is shut down or destroyed")
+    add_definition(verb)
+    add_accelerator(verb)
+    verb.set_defaults(run=_create)
+
+    verb = verbs.add_parser("list", help="show the domains that exist")
+    verb.add_argument("--json", action="store_true", help="as a list of objects")
+    verb.set_defaults(run=_list)
+
+    verb = verbs.add_parser("pause", help="stop a domain's processors")
+    add_name(verb)
+    verb.set_defaults(run=lambda arguments: remote.find(arguments.name).pause())
+
+    verb = verbs.add_parser("unpause", help="let a paused domain go on")
+    add_name(verb)
+    verb.set_defaults(run=lambda arguments: remote.find(arguments.name).unpause())
+
+    verb = verbs.add_parser("shutdown", help="have a guest shut itself down, and wait until it has")
+    add_name(verb)
+    verb.add_argument(
+        "--timeout",
+        type=positive,
+        default=int(SHUTDOWN_SECONDS),
+        metavar="SECONDS",
+        help="how long the guest may take (default: %(default)s)",
+    )
+    verb.set_defaults(run=_shutdown)
+
+    verb = verbs.add_parser("destroy", help="end a domain at once")
+    add_name(verb)
+    verb.set_defaults(run=lambda arguments: remote.find(arguments.name).destroy())
+
+
+def _create(arguments: argparse.Namespace) -> None:
+    wanted = definition(arguments)
+    supervisor.prepare(wanted, arguments.accel)
+    with step(f"Booting domain {wanted.name}"):
+        supervisor.create(wanted, arguments.accel)
+    record = records.find(wanted.name)
+    where = f" at {', '.join(record.addresses)}" if record.addresses else ""
+    say(f"Domain {record.name} (domid {record.domid}) runs{where}; logs: {record.logs}")
+    say(f"Next: harness exec {record.name} -- COMMAND, harness ssh {record.name}, harness shutdown {record.name}")
+
+
+def _shutdown(arguments: argparse.Namespace) -> None:
+    domain = remote.find(arguments.name)
+    with step(f"Shutting down domain {domain.name}"):
+        domain.shutdown(arguments.timeout)
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    found = list(records.records())
+    if arguments.json:
+        print(json.dumps([_fields(record) for record in found], indent=1))
+        return
+    print_table(
+        ("NAME", "ID", "KIND", "STATE", "ADDRESS", "UPTIME", "OWNER"),
+        [
+            (
+                record.name,
+                str(record.domid),
+                record.kind,
+                record.state,
+                ",".join(record.addresses) or "-",
+                _duration(time.time() - record.started),
+                str(record.owner),
+            )
+            for record in found
+        ],
+    )
+
+
+def _fields(record: Record) -> dict[str, object]:
+    return {
+        "name": record.name,
+        "domid": record.domid,
+        "kind": record.kind,
+        "state": record.state,
+        "pids": list(record.pids.values()),
+        "processes": record.pids,
+        "owner": record.owner,
+        "addresses": record.addresses,
+        "uptime": round(time.time() - record.started, 1),
+        "logs": os.fspath(record.logs),
+    }
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
