@@ -30,13 +30,11 @@ def attach(networks: Sequence[Network], stack: ExitStack) -> tuple[NetworkClient
     return client, [AttachedNetwork(network, client.lease(network.mac)) for network in networks]
 
 
-NE2000_RECEIVE_WINDOW = """
-# QEMU's NE2000 drops frames when its receive ring of eight is full, and does not say so. If the stock driver, which takes
-# nine frames per interrupt and then acknowledges, finds the ring full again by then, no interrupt will ever come: the card
-# is deaf until it is set down and up. A receive buffer of seven frames keeps TCP from filling the ring; without losses it
-# is faster, too.
-echo 4096 16384 16384 >/proc/sys/net/ipv4/tcp_rmem
-"""
+# QEMU's NE2000 drops frames when its receive ring of eight is full, and does not say so. The stock driver takes nine
+# frames per interrupt and then acknowledges; if the ring is full again by then, no interrupt will ever come, and the
+# card is deaf until it is set down and up. A receive buffer of seven frames keeps TCP from filling the ring; without
+# losses it is faster, too.
+NE2000_RECEIVE_WINDOW = "echo 4096 16384 16384 >/proc/sys/net/ipv4/tcp_rmem\n"
 
 CONFIGURE = """
 for address in /sys/class/net/*/address; do
