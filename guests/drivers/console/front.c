@@ -5,8 +5,10 @@
  * node and no states; it works from the first byte on.
  */
 
+#include <linux/console.h>
 #include <linux/delay.h>
 #include <linux/module.h>
+#include <linux/printk.h>
 #include <linux/spinlock.h>
 #include <xen/interface/io/console.h>
 #include "hvc.h"
@@ -15,8 +17,8 @@
 #define PVCON_VTERMNO	0x70766330	/* tells our terminal from others' */
 #define PVCON_OUTBUF	256		/* what hvc collects per write, in bytes */
 
-/* How long the kernel's messages wait for room, once per full ring. */
-#define PVCON_PATIENCE_US	10000
+/* How long the kernel's messages wait for a backend that does not read. */
+#define PVCON_PATIENCE_US	200000
 #define PVCON_STEP_US		100
 
 /*
@@ -48,13 +50,14 @@ static int pvcon_used(u32 prod, u32 cons, u32 size)
 }
 
 /*
- * Room for output, in bytes. When there is none, a live backend is given a moment
- * to make some, so that kernel messages are complete, and a dead one is not
- * waited for again.
+ * Room for output, in bytes. The kernel throws away messages that find none, so
+ * they wait: a live backend soon makes some, and a dead one is waited for once.
+ * A terminal's writers need not: an event tells hvc when to go on.
  */
 static int pvcon_room(struct pvcon *con)
 {
 	const u32 size = sizeof(con->ring->out);
+	bool message = is_console_locked() || oops_in_progress;
 	u32 waited;
 
 	for (waited = 0;; waited += PVCON_STEP_US) {
@@ -67,10 +70,9 @@ static int pvcon_room(struct pvcon *con)
 			con->stalled = false;
 			return size - used;
 		}
-		if (con->stalled || waited >= PVCON_PATIENCE_US) {
-			con->stalled = true;
+		if (!message || con->stalled)
 			return 0;
-		}
+		con->stalled = waited >= PVCON_PATIENCE_US;
 		udelay(PVCON_STEP_US);
 	}
 }
