@@ -196,11 +196,9 @@ static void remove_disk(struct pvblk *info)
 
 	if (!disk)
 		return;
-	/* Who still has it open cannot be waited for: no more I/O for them. */
-	if (info->removing && disk_openers(disk)) {
+	/* Who still has it open is not waited for when the device goes away. */
+	if (info->removing)
 		blk_mark_disk_dead(disk);
-		pvblk_break(info);
-	}
 	del_gendisk(disk);
 	info->disk = NULL;
 	blk_mq_free_tag_set(&info->tag_set);
@@ -271,6 +269,8 @@ static void advance(struct work_struct *work)
 	struct pvblk *info = container_of(work, struct pvblk, work);
 	enum xenbus_state own = info->xbdev->state;
 
+	if (READ_ONCE(info->removing))
+		return;
 	if (READ_ONCE(info->cheated) && own == XenbusStateConnected) {
 		pvbus_dev_fatal(info->xbdev, -EPROTO,
 				"a response that makes no sense");
@@ -342,8 +342,13 @@ static void pvblk_remove(struct pvbus_device *xbdev)
 {
 	struct pvblk *info = dev_get_drvdata(&xbdev->dev);
 
-	/* Whoever waits for a dead backend in the work gets an error. */
+	/*
+	 * A closed disk has nothing in flight that matters, and users of an open
+	 * one lose it now. Nobody must wait for a backend that may be dead, as
+	 * the work would when it is just reading the partition table.
+	 */
 	WRITE_ONCE(info->removing, true);
+	pvblk_break(info);
 	cancel_work_sync(&info->work);
 	if (info->disk) {
 		mutex_lock(&info->disk->open_mutex);

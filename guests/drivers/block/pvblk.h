@@ -34,7 +34,7 @@ struct pvblk {
 	struct work_struct work;	/* all changes of state happen here */
 	enum xenbus_state backend_state;
 	u32 vdevice;
-	bool removing;			/* unanswered requests fail for good */
+	bool removing;			/* no changes of state any more */
 	bool gone;			/* the bus device; under open_mutex */
 
 	/* Shared with the backend, see ring.c. */

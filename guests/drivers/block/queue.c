@@ -325,10 +325,6 @@ static enum blk_eh_timer_return pvblk_timeout(struct request *rq)
 {
 	struct pvblk *info = rq->q->queuedata;
 
-	if (READ_ONCE(info->removing)) {
-		pvblk_break(info);
-		return BLK_EH_DONE;
-	}
 	link_notify(info->link, info->port);
 	reap(info);
 	return BLK_EH_RESET_TIMER;

@@ -77,7 +77,6 @@ int pvblk_share(struct pvblk *info)
 	sring = info->ring_page.addr;
 	SHARED_RING_INIT(sring);
 	FRONT_RING_INIT(&info->ring, sring, XEN_PAGE_SIZE);
-	info->broken = false;
 	err = alloc_pool(info);
 	if (!err)
 		err = link_evtchn_alloc(info->link, pvblk_event, info,
