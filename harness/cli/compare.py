@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 
 from harness.cli.arguments import Subparsers, add_accelerator, comma_separated, positive
-from harness.compare import report, subjects
-from harness.compare.runner import Comparison, Plan
+from harness.compare import subjects
 from harness.compare.workloads import ALL, Workload
 from harness.host.errors import UsageError
 from harness.host.progress import say
@@ -44,6 +43,10 @@ def _workloads(names: list[str]) -> list[Workload]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    # Statistics take a second to load, which no other verb should wait for.
+    from harness.compare import report
+    from harness.compare.runner import Comparison, Plan
+
     for file in (arguments.json, arguments.html):
         if file is not None and not file.absolute().parent.is_dir():
             raise UsageError(f"cannot write {file}: there is no directory {file.absolute().parent}")
