@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from harness.domain.definition import Disk
 from harness.domain.leases import Lease
-from harness.host.errors import HostError
+from harness.host.errors import GuestError, HostError
 
 
 @dataclass(frozen=True)
@@ -50,3 +51,24 @@ def _make(path: Path, size: int) -> Path:
     except OSError as error:
         raise HostError(f"cannot make the scratch disk {path} of {size} bytes: {error.strerror}") from error
     return path
+
+
+LIST_SCSI_DISKS = ["sh", "-c", "for disk in /sys/block/sd*; do readlink -f $disk; done"]
+"""The command whose output tells where each SCSI disk of a guest, which IDE disks are to libata, is plugged in."""
+
+
+def ide_device(target: str, listing: str) -> str:
+    """The guest's device file of an IDE disk.
+
+    Its letter follows from the order in which the guest found its disks; only the place on the bus tells which it is.
+
+    :param target: ``hda`` to ``hdd``.
+    :param listing: what ``LIST_SCSI_DISKS`` prints in the guest.
+    :raise GuestError: the guest has no disk in that place.
+    """
+    port, unit = divmod("abcd".index(target[-1]), 2)
+    place = rf"/ata{port + 1}/host\d+/target\d+:0:{unit}/[\d:]+/block/(sd[a-z]+)$"
+    found = re.search(place, listing, re.MULTILINE)
+    if found is None:
+        raise GuestError(f"the guest has no disk {target}: nothing at unit {unit} of ata{port + 1} in {listing!r}")
+    return f"/dev/{found[1]}"

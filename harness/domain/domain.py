@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 from qemu.qmp import QMPError
 
 from harness.backend.network_client import NetworkClient
-from harness.domain import networks
+from harness.domain import disks, networks
 from harness.domain.assembly import Parts, assemble
 from harness.domain.definition import Definition
 from harness.domain.leases import Lease
@@ -171,10 +171,12 @@ class Domain:
 
         :raise UsageError: the domain has no such disk.
         """
-        if target not in [disk.target for disk in self.definition.disks]:
+        disk = next((disk for disk in self.definition.disks if disk.target == target), None)
+        if disk is None:
             raise UsageError(f"domain {self.name} has no disk {target}")
-        # libata calls IDE disks sd*; the place on the bus gives the letter.
-        return f"/dev/{target.replace('hd', 'sd', 1) if target.startswith('hd') else target}"
+        if disk.model != "ide":
+            return f"/dev/{target}"
+        return disks.ide_device(target, self.execute(disks.LIST_SCSI_DISKS).check().text)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
