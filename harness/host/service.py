@@ -1,9 +1,10 @@
 """Shared services: processes that several domains use, started on demand, gone with their last client.
 
-The first client binds the listening socket and hands it to the new process, so that connecting never races with its
-start. A client is a connection: when the client is SIGKILLed the kernel closes it, so nothing needs to be told. The
-service ends when its last connection closes; a lock on the socket's directory entry keeps a client from connecting to
-a service that is just leaving.
+The first client binds the listening socket, connects to it, and hands it to the new process, so that connecting never
+races with its start, and a service whose first client is killed meanwhile sees that client leave. A client is a
+connection: when the client is SIGKILLed the kernel closes it, so nothing needs to be told. The service ends when its
+last connection closes; a lock on the socket's directory entry keeps a client from connecting to a service that is just
+leaving.
 """
 
 from __future__ import annotations
@@ -53,15 +54,19 @@ def connect(name: str, module: str) -> socket.socket:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
             listener.bind(str(path))
             listener.listen(BACKLOG)
-            spawn(
-                f"the {name} service",
-                [sys.executable, "-m", module, str(listener.fileno()), name],
-                log=runtime() / f"{name}.log",
-                pass_fds=[listener.fileno()],
-                die_with_parent=False,
-            )
             client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            client.connect(str(path))
+            try:
+                client.connect(str(path))
+                spawn(
+                    f"the {name} service",
+                    [sys.executable, "-m", module, str(listener.fileno()), name],
+                    log=runtime() / f"{name}.log",
+                    pass_fds=[listener.fileno()],
+                    die_with_parent=False,
+                )
+            except BaseException:
+                client.close()
+                raise
             return client
 
 
