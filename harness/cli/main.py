@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from harness import __version__
 from harness.cli import access, boot, compare, doctor, domains, gc, images, store, suite
@@ -36,11 +37,21 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _have_streams() -> None:
+    """Put /dev/null in the place of each standard stream that the caller has closed: Python has nothing there."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    _have_streams()
     # A terminal that is closed and a CI job that is cancelled end a command as Ctrl-C does: by unwinding.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        # nohup asks to go on.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
     arguments = parse(parser(), sys.argv[1:] if argv is None else argv)
     try:
         code = arguments.run(arguments)

@@ -26,7 +26,6 @@ PROGRAMS = {"setpriv": "util-linux", "nsenter": "util-linux", "ip": "iproute2", 
 """What a running domain needs besides QEMU, and Debian's package of each."""
 BUILD_PACKAGES = {
     "gcc": "gcc",
-    "gcc-12": "gcc-12",
     "make": "make",
     "strip": "binutils",
     "readelf": "binutils",
