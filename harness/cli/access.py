@@ -30,9 +30,9 @@ def add_parsers(verbs: Subparsers) -> None:
         "exec",
         help="run a command in a guest; gives back its output and exit status",
         usage="harness exec [-n] [--timeout SECONDS] NAME -- COMMAND [ARGUMENT ...]",
-        epilog="The command is run by the guest's agent, without a shell and without a network; for megabytes of output, "
-        "ssh is faster. Unless standard input is a terminal, the command gets what it holds, to its end. When the "
-        "harness itself fails, it says so on standard error, and the exit code is 2, 3 or 4.",
+        epilog="The command is run by the guest's agent, without a shell and without a network; for megabytes of "
+        "output, ssh is faster. Unless standard input is a terminal, the command gets what it holds, to its end. When "
+        "the harness itself fails, it says so on standard error, and the exit code is 2, 3 or 4.",
     )
     add_name(verb)
     add_command(verb)

@@ -41,7 +41,7 @@ def _have_streams() -> None:
     """Put /dev/null in the place of each standard stream that the caller has closed: Python has nothing there."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open(mode))
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - for as long as we live
 
 
 def main(argv: Sequence[str] | None = None) -> int:
