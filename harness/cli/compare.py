@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 
 from harness.cli.arguments import Subparsers, add_accelerator, comma_separated, positive
@@ -44,12 +45,10 @@ def _workloads(names: list[str]) -> list[Workload]:
 
 def _check_writable(file: Path | None) -> None:
     """Find out before minutes of measuring, not after."""
-    if file is None:
-        return
-    try:
-        file.open("a").close()
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {error.strerror}") from error
+    if file is not None and (
+        file.is_dir() or not os.access(file if file.exists() else file.absolute().parent, os.W_OK)
+    ):
+        raise UsageError(f"cannot write {file}", hint="name a file in an existing directory that you may write to")
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -72,10 +71,10 @@ def _run(arguments: argparse.Namespace) -> None:
     if not plan.steps():
         raise UsageError("none of these workloads runs on any of these paths", hint="see: harness compare --help")
     results = Comparison(plan, say).run()
-    print(report.text(results))
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(results.document(), indent=1) + "\n")
         say(f"samples written to {arguments.json}")
     if arguments.html is not None:
         arguments.html.write_text(report.page(results))
         say(f"report written to {arguments.html}")
+    print(report.text(results))

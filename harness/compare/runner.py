@@ -18,8 +18,10 @@ from harness.compare.results import Count, Guest, Host, Results
 from harness.compare.subjects import DevicePath, DiskPath
 from harness.compare.workloads import BlockWorkload, RoundTripWorkload, Sample, StreamWorkload, Workload
 from harness.domain.domain import Domain
+from harness.domain.janitor import Janitor
 from harness.domain.leases import Lease
 from harness.host.directories import cache
+from harness.host.progress import step
 
 GRACE = 60.0
 """Seconds a run may take beyond its own length before the guest counts as silent."""
@@ -66,6 +68,7 @@ class Comparison:
         self._total = plan.boots * plan.rounds * len(plan.steps())
         self._done = 0
         self._spent = 0.0
+        self._boot_spent = 0.0
 
     def run(self) -> Results:
         """Run the plan to its end.
@@ -76,34 +79,33 @@ class Comparison:
         results: Results | None = None
         with _disk_image(self._plan.disk_size) as image:
             for boot in range(self._plan.boots):
-                with self._booted(image) as domains:
+                with ExitStack() as stack:
+                    begun = time.monotonic()
+                    with step(f"booting the guests, {boot + 1} of {self._plan.boots}"):
+                        domains = self._boot(image, stack)
+                    self._boot_spent = time.monotonic() - begun
                     first = next(iter(domains.values()))
                     results = results or Results(_host(first), _guest(first), started)
-                    peer = Peer(first.network, first.logs / "iperf3.log")
-                    try:
-                        self._measure(boot, domains, peer, results)
-                    finally:
-                        peer.close()
+                    self._measure(boot, domains, _peer(domains, stack), results)
         if results is None:
             raise ValueError("a plan needs at least one boot")
         return results
 
-    @contextmanager
-    def _booted(self, image: Lease) -> Iterator[dict[str, Domain]]:
-        """The domains of this plan, ready, by name."""
-        with ExitStack() as stack:
-            domains: dict[str, Domain] = {}
-            for definition in subjects.definitions(self._plan.paths, image.path):
-                domain = Domain(definition, accelerator=self._plan.accelerator, shared_lease=image)
-                # They boot side by side: all are launched before any is waited for.
-                domains[definition.name] = stack.enter_context(domain)
-                domain.launch()
-            for domain in domains.values():
-                domain.wait_ready()
+    def _boot(self, image: Lease, stack: ExitStack) -> dict[str, Domain]:
+        """Start the domains of this plan; returns them, ready, by name."""
+        domains: dict[str, Domain] = {}
+        for definition in subjects.definitions(self._plan.paths, image.path):
+            domain = Domain(definition, accelerator=self._plan.accelerator, shared_lease=image)
+            # They boot side by side: all are launched before any is waited for.
+            domains[definition.name] = stack.enter_context(domain)
+            domain.launch()
+        for domain in domains.values():
+            domain.wait_ready()
+            if domain.addresses:
                 domain.start_service(["nc", "-ll", "-p", str(ECHO_PORT), "-e", "cat"])
-            yield domains
+        return domains
 
-    def _measure(self, boot: int, domains: dict[str, Domain], peer: Peer, results: Results) -> None:
+    def _measure(self, boot: int, domains: dict[str, Domain], peer: Peer | None, results: Results) -> None:
         for number in range(self._plan.rounds):
             steps = self._plan.steps()
             # Every other round runs backwards, so that no path is always the one that finds the caches warm.
@@ -115,12 +117,15 @@ class Comparison:
                 self._done += 1
 
     def _announce(self, boot: int, number: int, workload: Workload, path: DevicePath) -> None:
-        left = "" if not self._done else f", about {self._spent / self._done * (self._total - self._done):.0f} s left"
+        left = ""
+        if self._done:
+            runs = self._spent / self._done * (self._total - self._done)
+            left = f", about {runs + self._boot_spent * (self._plan.boots - boot - 1):.0f} s left"
         where = f"boot {boot + 1}, round {number + 1}"
         self._tell(f"[{self._done + 1}/{self._total}{left}] {where}: {workload.name} on {path.name}")
 
     def _step(
-        self, boot: int, domain: Domain, path: DevicePath, workload: Workload, peer: Peer, results: Results
+        self, boot: int, domain: Domain, path: DevicePath, workload: Workload, peer: Peer | None, results: Results
     ) -> None:
         first = not results.samples(path.name, workload.name, workload.headline)
         interrupts = self._interrupts(domain) if first else 0
@@ -145,31 +150,46 @@ class Comparison:
         )
         return Count(path.name, workload.name, "register_accesses", taken / COUNTED_OPERATIONS)
 
-    def _run(self, domain: Domain, path: DevicePath, workload: Workload, peer: Peer) -> Sample:
+    def _run(self, domain: Domain, path: DevicePath, workload: Workload, peer: Peer | None) -> Sample:
         seconds = self._plan.seconds
-        match workload, path:
-            case BlockWorkload(), DiskPath(target=target):
+        match workload, path, peer:
+            case BlockWorkload(), DiskPath(target=target), _:
                 command = workload.command(domain.device(target), seconds=seconds)
                 return workload.parse(domain.execute(command, timeout=seconds + GRACE).check().stdout)
-            case StreamWorkload(), _:
+            case StreamWorkload(), _, Peer():
                 command = workload.command(peer.address, IPERF_PORT, seconds=seconds)
                 return workload.parse(domain.execute(command, timeout=seconds + GRACE).stdout)
-            case RoundTripWorkload(), _:
+            case RoundTripWorkload(), _, Peer():
                 return workload.parse(peer.round_trips(domain.addresses[0], seconds), seconds)
             case _:
                 raise ValueError(f"{workload.name} does not run on {path.name}")
 
 
+def _peer(domains: dict[str, Domain], stack: ExitStack) -> Peer | None:
+    """The far end of the network paths; None when no domain has a network card."""
+    for domain in domains.values():
+        if domain.addresses:
+            peer = Peer(domain.network, domain.logs / "iperf3.log")
+            stack.callback(peer.close)
+            return peer
+    return None
+
+
 @contextmanager
 def _disk_image(size: int) -> Iterator[Lease]:
     """A raw image full of data that does not compress, leased once for all the domains that take turns on it."""
-    with tempfile.TemporaryDirectory(dir=cache("scratch"), prefix="compare-") as directory:
-        path = Path(directory) / "disk.img"
-        with path.open("wb") as image:
+    directory = Path(tempfile.mkdtemp(prefix="compare-", dir=cache("scratch")))
+    # Also when this process is killed.
+    janitor = Janitor([directory], directory / "janitor.log")
+    try:
+        path = directory / "disk.img"
+        with step(f"filling a disk image of {size >> 20} MiB"), path.open("wb") as image:
             for _ in range(size // CHUNK):
                 image.write(os.urandom(CHUNK))
         with Lease(path, readonly=False) as lease:
             yield lease
+    finally:
+        janitor.dismiss()
 
 
 def _host(domain: Domain) -> Host:

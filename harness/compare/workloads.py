@@ -119,9 +119,12 @@ class StreamWorkload:
             report: dict[str, Any] = json.loads(output)
             if "error" in report:
                 raise GuestError(f"iperf3 reports in {self.name}: {report['error']}")
-            return Sample({NETWORK_BANDWIDTH: float(report["end"]["sum_received"]["bits_per_second"])})
+            received = float(report["end"]["sum_received"]["bits_per_second"])
         except (ValueError, KeyError, TypeError) as error:
             raise GuestError(f"iperf3's output for {self.name} makes no sense ({error!r}): {output[:200]!r}") from error
+        if received <= 0:
+            raise GuestError(f"nothing arrived in {self.name}: the network card is deaf")
+        return Sample({NETWORK_BANDWIDTH: received})
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,29 @@ def test_the_report_shows_every_path(results: Results) -> None:
         assert name in shown
 
 
+@pytest.mark.parametrize(
+    ("paths", "workloads"),
+    [
+        (["pv-block"], ["randread-4k-qd1"]),
+        (["ide", "pv-net"], ["randread-4k-qd1", "rr-1b"]),
+    ],
+)
+def test_disks_can_be_compared_alone_and_mixed_with_networks(
+    paths: list[str], workloads: list[str], request: pytest.FixtureRequest
+) -> None:
+    plan = Plan(
+        paths=subjects.chosen(paths),
+        workloads=[ALL[name] for name in workloads],
+        rounds=1,
+        boots=1,
+        seconds=0.3,
+        disk_size=16 << 20,
+        accelerator=request.config.getoption("accel"),
+    )
+    found = {(path, workload) for path, workload, _ in Comparison(plan, lambda _: None).run().measured()}
+    assert found == set(zip(paths, workloads, strict=True))
+
+
 def test_a_wrong_name_is_bad_usage_and_lists_the_right_ones(tmp_path: Path) -> None:
     for arguments, right in ((["--paths", "idle"], "pv-block"), (["--workloads", "nothing"], "rr-1b")):
         done = subprocess.run(

@@ -79,6 +79,8 @@ def test_iperf_reports_what_was_received_or_its_error() -> None:
     assert OUT.parse(json.dumps({"end": sums}).encode()).figures == {NETWORK_BANDWIDTH: 8e9}
     with pytest.raises(GuestError, match="unable to connect"):
         OUT.parse(b'{"error": "unable to connect"}')
+    with pytest.raises(GuestError, match="nothing arrived"):
+        OUT.parse(json.dumps({"end": {"sum_received": {"bits_per_second": 0}}}).encode())
 
 
 def test_round_trips_become_percentiles() -> None:
