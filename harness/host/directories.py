@@ -52,13 +52,22 @@ def cache(*parts: str) -> Path:
 def runtime(*parts: str) -> Path:
     """A private directory below the runtime directory, created if missing.
 
-    :raise HostError: it cannot be created or written to.
+    :raise HostError: it cannot be created or written to, or somebody else owns it.
     """
-    base = os.environ.get("HARNESS_RUNTIME")
-    if not base:
+    named = os.environ.get("HARNESS_RUNTIME")
+    if not named:
         per_user = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
-        base = "/run/harness" if os.getuid() == 0 else f"{per_user}/harness"
-    return _make(Path(base).absolute().joinpath(*parts), 0o700)
+        named = "/run/harness" if os.getuid() == 0 else f"{per_user}/harness"
+    base = _make(Path(named).absolute(), 0o700)
+    found = base.stat()
+    if found.st_uid != os.getuid():
+        raise HostError(
+            f"the directory {base} belongs to somebody else, who could take over every domain",
+            hint=f"remove it, or set HARNESS_RUNTIME to a directory of your own (now: {base})",
+        )
+    if found.st_mode & 0o077:
+        base.chmod(0o700)
+    return _make(base.joinpath(*parts), 0o700)
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

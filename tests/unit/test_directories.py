@@ -53,4 +53,19 @@ def test_a_directory_that_cannot_be_made_is_named(
 
 def test_the_runtime_directory_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path / "run"))
+    assert runtime("domains", "1").is_dir()
+    assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_open_runtime_directory_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path))
+    tmp_path.chmod(0o777)
     assert runtime().stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root, to give a directory away")
+def test_somebody_elses_runtime_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path))
+    os.chown(tmp_path, 65534, 65534)
+    with pytest.raises(HostError, match="belongs to somebody else"):
+        runtime()
