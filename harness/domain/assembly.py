@@ -98,14 +98,17 @@ def assemble(
 
 def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
     """The record, and what removes it: this process at the end, or the janitor if this process is killed."""
+    # The janitor comes first: it takes its time to start, and there is nothing yet that could be left.
+    janitor = Janitor(log / "janitor.log")
+    stack.callback(janitor.dismiss)
     claim = records.claim(definition.name, definition.kind, log)
+    janitor.guard(claim.record.directory)
     stack.callback(claim.release)
     scratch = Path(tempfile.mkdtemp(prefix=f"{definition.name}-", dir=cache("scratch")))
+    janitor.guard(scratch)
     stack.callback(shutil.rmtree, scratch, ignore_errors=True)
     claim.record.scratch.append(str(scratch))
     claim.record.write()
-    janitor = Janitor([claim.record.directory, scratch], log / "janitor.log")
-    stack.callback(janitor.dismiss)
     return claim
 
 

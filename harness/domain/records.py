@@ -6,6 +6,7 @@ it lives, so whoever finds the lock free knows that the owner is gone, whatever 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -134,9 +135,7 @@ def claim(name: str, kind: str, logs: Path) -> Claim:
                 f"a domain called {name} is running already",
                 hint=f"choose another name with --name, or end it: harness destroy {name}",
             )
-        domid = max((int(path.name) for path in _directories()), default=0) + 1
-        if domid >= FIRST_RESERVED_DOMID:
-            raise UsageError("all domain numbers are in use", hint="end some domains: harness list, harness destroy")
+        domid = _next_domid(runtime() / "domains.lock")
         directory_of(domid).mkdir(mode=0o700)
         descriptor = try_lock(directory_of(domid) / "lock")
         if descriptor is None:
@@ -144,6 +143,21 @@ def claim(name: str, kind: str, logs: Path) -> Claim:
         record = Record(name, domid, kind, "created", os.getpid(), str(logs))
         record.write()
         return Claim(record, descriptor)
+
+
+def _next_domid(counter: Path) -> int:
+    """The number after the last one given; the caller holds the lock on the file that tells which that was.
+
+    As in Xen, a number is not used again soon: whoever is late to remove a domain's record removes nobody else's.
+    """
+    text = counter.read_text()
+    last = min(int(text) if text.isdecimal() else 0, FIRST_RESERVED_DOMID - 1)
+    taken = {int(path.name) for path in _directories()}
+    for domid in itertools.chain(range(last + 1, FIRST_RESERVED_DOMID), range(1, last + 1)):
+        if domid not in taken:
+            counter.write_text(str(domid))
+            return domid
+    raise UsageError("all domain numbers are in use", hint="end some domains: harness list, harness destroy")
 
 
 def collect() -> list[str]:

@@ -38,6 +38,25 @@ def test_domids_and_names_are_unique_while_their_owner_lives(tmp_path: Path) -> 
         records.find("one")
 
 
+def test_domids_are_not_used_again_soon(tmp_path: Path) -> None:
+    records.claim("one", "hvm", tmp_path).release()
+    two = records.claim("two", "hvm", tmp_path)
+    assert two.record.domid == 2
+    counter = tmp_path / "run" / "domains.lock"
+    counter.write_text(str(records.FIRST_RESERVED_DOMID - 1))
+    domids = []
+    for name in ("three", "four"):
+        claim = records.claim(name, "hvm", tmp_path)
+        domids.append(claim.record.domid)
+        claim.release()
+    assert domids == [1, 3]
+    counter.write_text("nonsense")
+    claim = records.claim("five", "hvm", tmp_path)
+    assert claim.record.domid == 1
+    claim.release()
+    two.release()
+
+
 def test_what_a_killed_owner_left_is_collected(tmp_path: Path) -> None:
     """The owner is SIGKILLed with a process that does not die with it: gc kills just that one."""
     stranger = spawn("a stranger", ["sleep", "600"], log=tmp_path / "log")
@@ -70,7 +89,8 @@ def test_the_janitor_removes_files_when_its_owner_is_killed(tmp_path: Path) -> N
     program = f"""
 import os, pathlib
 from harness.domain.janitor import Janitor
-janitor = Janitor([pathlib.Path({str(guarded)!r})], pathlib.Path({str(tmp_path / "log")!r}))
+janitor = Janitor(pathlib.Path({str(tmp_path / "log")!r}))
+janitor.guard(pathlib.Path({str(guarded)!r}))
 print(janitor.pid, flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -82,7 +102,8 @@ os.kill(os.getpid(), 9)
 def test_the_janitor_removes_files_when_dismissed(tmp_path: Path) -> None:
     guarded = tmp_path / "file"
     guarded.touch()
-    janitor = Janitor([guarded], tmp_path / "log")
+    janitor = Janitor(tmp_path / "log")
+    janitor.guard(guarded)
     assert guarded.exists()
     janitor.dismiss()
     assert not guarded.exists()
