@@ -56,6 +56,9 @@ def _make(path: Path, size: int) -> Path:
 LIST_SCSI_DISKS = ["sh", "-c", "for disk in /sys/block/sd*; do readlink -f $disk; done"]
 """The command whose output tells where each SCSI disk of a guest, which IDE disks are to libata, is plugged in."""
 
+LIST_VIRTIO_DISKS = ["sh", "-c", 'for disk in /sys/block/vd*; do echo "${disk##*/} $(cat "$disk/serial")"; done']
+"""The command whose output tells the serial number of each virtio disk of a guest."""
+
 
 def ide_device(target: str, listing: str) -> str:
     """The guest's device file of an IDE disk.
@@ -71,4 +74,19 @@ def ide_device(target: str, listing: str) -> str:
     found = re.search(place, listing, re.MULTILINE)
     if found is None:
         raise GuestError(f"the guest has no disk {target}: nothing at unit {unit} of ata{port + 1} in {listing!r}")
+    return f"/dev/{found[1]}"
+
+
+def virtio_device(target: str, listing: str) -> str:
+    """The guest's device file of a virtio disk.
+
+    Its letter follows from the order in which the guest found its disks; its serial number is its target.
+
+    :param target: ``vda`` to ``vdp``.
+    :param listing: what ``LIST_VIRTIO_DISKS`` prints in the guest.
+    :raise GuestError: the guest has no such disk.
+    """
+    found = re.search(rf"^(vd[a-z]+) {target}$", listing, re.MULTILINE)
+    if found is None:
+        raise GuestError(f"the guest has no disk {target}: no virtio disk with that serial number in {listing!r}")
     return f"/dev/{found[1]}"

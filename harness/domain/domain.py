@@ -169,14 +169,17 @@ class Domain:
     def device(self, target: str) -> str:
         """The guest's device file of a disk.
 
+        :param target: of the disk in the definition.
         :raise UsageError: the domain has no such disk.
         """
         disk = next((disk for disk in self.definition.disks if disk.target == target), None)
         if disk is None:
             raise UsageError(f"domain {self.name} has no disk {target}")
-        if disk.model != "ide":
-            return f"/dev/{target}"
-        return disks.ide_device(target, self.execute(disks.LIST_SCSI_DISKS).check().text)
+        if disk.model == "ide":
+            return disks.ide_device(target, self.execute(disks.LIST_SCSI_DISKS).check().text)
+        if disk.model == "virtio":
+            return disks.virtio_device(target, self.execute(disks.LIST_VIRTIO_DISKS).check().text)
+        return f"/dev/{target}"
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
