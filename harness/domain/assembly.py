@@ -122,7 +122,14 @@ def _pair(stack: ExitStack, handed_over: ExitStack) -> tuple[socket.socket, int]
 
 def _machine_disks(attached: Sequence[AttachedDisk]) -> tuple[MachineDisk, ...]:
     return tuple(
-        MachineDisk(one.disk.model, one.disk.target, one.lease.path, one.disk.readonly, one.lease.descriptor)
+        MachineDisk(
+            one.disk.model,
+            one.disk.target,
+            one.lease.path,
+            readonly=one.disk.readonly,
+            block_device=one.lease.block_device,
+            lease_fds=tuple(one.lease.descriptors),
+        )
         for one in attached
         if one.disk.model != "pv"
     )

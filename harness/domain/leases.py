@@ -1,14 +1,17 @@
 """Who may use a disk image: one writer, or any number of readers, at a time.
 
-The lease is a lock on the image file itself. Children inherit it, so it lasts until the last process that can still
-write to the image is gone, not just until its owner is.
+The lease is a set of locks, on everything through which the image's bytes can be reached: the file itself; for a block
+device the device, whichever node names it; for a loop device also the file behind it. Children inherit the locks, so
+they last until the last process that can still write to the image is gone, not just until its owner is.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,35 +19,105 @@ from typing import Self
 from harness.host.errors import HostError, UsageError
 
 SECTOR = 512
+DEVICES = Path("/sys/dev/block")
+"""A directory for each block device of the host, called after its major and minor number."""
 
 
 class Lease:
-    """The right to use an image, for as long as :attr:`descriptor` is open anywhere.
+    """The right to use an image, for as long as its :attr:`descriptors` are open anywhere.
+
+    A writer of a block device has it to itself, so that it cannot be mounted meanwhile. A reader has not.
 
     :param path: a raw image file or a block device.
     :param readonly: share the image with other readers.
-    :raise UsageError: the image does not exist, is of no use as a disk, or is in use by another domain.
+    :raise UsageError: the image does not exist, is of no use as a disk, or is in use by another domain or by the host.
+    :raise HostError: it cannot be opened.
+
+    :ivar block_device: whether it is one, and not a file.
+    :ivar descriptors: what a process has to inherit to keep the lease.
+    :ivar size: bytes.
     """
 
     def __init__(self, path: Path, *, readonly: bool) -> None:
         self.path = path
         self.readonly = readonly
-        self.descriptor = _open(path, readonly)
+        self.descriptors: list[int] = []
+        # Just looked up at first: to open a pipe is to wait for its other end.
+        found = _open(path, path, os.O_PATH)
         try:
-            self.size = _size(self.descriptor, path)
-            fcntl.flock(self.descriptor, (fcntl.LOCK_SH if readonly else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            status = os.fstat(found)
+            self.block_device = stat.S_ISBLK(status.st_mode)
+            if self.block_device:
+                self._claim_device(found, status.st_rdev)
+            elif stat.S_ISREG(status.st_mode):
+                self._claim_file(found, status)
+            else:
+                raise UsageError(f"{path} is neither a file nor a block device")
+            self.size = _size(self.descriptors[-1], path)
+        except BaseException:
+            self.release()
+            raise
+        finally:
+            os.close(found)
+
+    def _claim_file(self, found: int, status: os.stat_result) -> None:
+        if not self.readonly:
+            self._refuse_loop_devices(status)
+        self._lock(self._keep(_reopen(found), os.O_RDONLY if self.readonly else os.O_RDWR))
+
+    def _claim_device(self, found: int, number: int) -> None:
+        device = _device(number)
+        if not device.exists():
+            raise UsageError(f"there is no block device {os.major(number)}:{os.minor(number)}, which {self.path} names")
+        # A lock on a node of the device would not be seen through another one, and udev takes such locks, too.
+        self._lock(self._keep(device / "dev", os.O_RDONLY))
+        if backing := _backing_file(device):
+            self._claim_backing_file(backing, device)
+        # The kernel lets one opener at a time have a device exclusively; a mount is one.
+        self._keep(_reopen(found), os.O_RDONLY if self.readonly else os.O_RDWR | os.O_EXCL)
+
+    def _claim_backing_file(self, backing: Path, device: Path) -> None:
+        # A file that has been removed cannot be reached but through this device.
+        with suppress(FileNotFoundError):
+            status = backing.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise UsageError(
+                    f"{self.path} is a loop device on {backing}, which is no file",
+                    hint=f"use {backing} itself",
+                )
+            if not self.readonly:
+                self._refuse_loop_devices(status, besides=_whole(device))
+            self._lock(self._keep(backing, os.O_RDONLY))
+
+    def _refuse_loop_devices(self, status: os.stat_result, besides: Path | None = None) -> None:
+        """Check that no loop device gives access to a file, behind the back of the lock on the file."""
+        for device in Path("/sys/block").glob("loop*"):
+            backing = _backing_file(device)
+            if backing is None or device.resolve() == besides:
+                continue
+            with suppress(OSError):  # A file removed, or out of our sight.
+                if os.path.samestat(backing.stat(), status):
+                    raise UsageError(
+                        f"the disk image {self.path} is in use by the loop device /dev/{device.name}",
+                        hint=f"detach it: losetup --detach /dev/{device.name}; or attach the image with readonly: true",
+                    )
+
+    def _keep(self, path: Path, flags: int) -> int:
+        self.descriptors.append(_open(path, self.path, flags))
+        return self.descriptors[-1]
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if self.readonly else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self.descriptor)
             raise UsageError(
-                f"the disk image {path} is in use by another domain",
+                f"the disk image {self.path} is in use by another domain, or by another disk of this one",
                 hint="end that domain (harness list), use a copy, or attach the image with readonly: true in both",
             ) from None
-        except BaseException:
-            os.close(self.descriptor)
-            raise
 
     def release(self) -> None:
-        os.close(self.descriptor)
+        while self.descriptors:
+            os.close(self.descriptors.pop())
 
     def __enter__(self) -> Self:
         return self
@@ -55,23 +128,50 @@ class Lease:
         self.release()
 
 
-def _open(path: Path, readonly: bool) -> int:
+def _reopen(descriptor: int) -> Path:
+    """What to open to get exactly what a descriptor stands for, whatever its path leads to by now."""
+    return Path(f"/proc/self/fd/{descriptor}")
+
+
+def _open(path: Path, image: Path, flags: int) -> int:
+    """Open something for the lease of an image, which is what errors name."""
     try:
-        return os.open(path, (os.O_RDONLY if readonly else os.O_RDWR) | os.O_CLOEXEC)
+        return os.open(path, flags | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise UsageError(f"the disk image {path} does not exist", hint=f"make one: truncate -s 1G {path}") from None
+        raise UsageError(f"the disk image {image} does not exist", hint=f"make one: truncate -s 1G {image}") from None
     except PermissionError:
-        wanted = "read" if readonly else "written to"
-        raise HostError(f"the disk image {path} cannot be {wanted} by this user") from None
+        wanted = "written to" if flags & os.O_RDWR else "read"
+        raise HostError(f"the disk image {image} cannot be {wanted} by this user") from None
     except OSError as error:
-        hint = "attach it with readonly: true" if not readonly else None
-        raise HostError(f"the disk image {path} cannot be opened: {error.strerror}", hint=hint) from error
+        if error.errno == errno.EBUSY and flags & os.O_EXCL:
+            raise UsageError(
+                f"the block device {image} is in use on the host: mounted, or part of another device",
+                hint="find where: lsblk; then umount it, or attach it with readonly: true",
+            ) from None
+        hint = "attach it with readonly: true" if flags & os.O_RDWR else None
+        raise HostError(f"the disk image {image} cannot be opened: {error.strerror}", hint=hint) from error
+
+
+def _device(number: int) -> Path:
+    """The directory in sysfs of a block device."""
+    return DEVICES / f"{os.major(number)}:{os.minor(number)}"
+
+
+def _whole(device: Path) -> Path:
+    """The directory in sysfs of a whole device, given its own or that of a partition."""
+    device = device.resolve()
+    return device.parent if (device / "partition").exists() else device
+
+
+def _backing_file(device: Path) -> Path | None:
+    """The file behind a loop device or one of its partitions, given its directory in sysfs; None for other devices."""
+    try:
+        return Path((_whole(device) / "loop" / "backing_file").read_text(errors="surrogateescape").removesuffix("\n"))
+    except OSError:  # No loop device, or one without a file: the attribute is gone, or says so when read.
+        return None
 
 
 def _size(descriptor: int, path: Path) -> int:
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-        raise UsageError(f"{path} is neither a file nor a block device")
     size = os.lseek(descriptor, 0, os.SEEK_END)
     if size == 0 or size % SECTOR:
         raise UsageError(

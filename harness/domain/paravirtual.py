@@ -67,7 +67,7 @@ class Paravirtual:
                     self.link,
                     log=logs / "backend.log",
                     console_fd=theirs.fileno(),
-                    lease_fds=[one.lease.descriptor for one in disks],
+                    lease_fds=[descriptor for one in disks for descriptor in one.lease.descriptors],
                     env=records.environment(record.domid),
                 )
             self._stack.callback(self.backend.stop)

@@ -43,16 +43,18 @@ NIC_DEVICES = {"ne2000": "ne2k_pci", "e1000": "e1000", "virtio": "virtio-net-pci
 class MachineDisk:
     """A disk that QEMU itself serves.
 
-    :param target: its name in the guest (``hda``, ``vda``); says where on the IDE bus it sits.
-    :param path: raw image. The harness holds its own lock on it, so QEMU does not lock.
-    :param lease_fd: descriptor of that lock: QEMU keeps it open, so that the image stays locked for as long as it runs.
+    :param target: its name (``hda``, ``vda``), which is its serial number; says where on the IDE bus it sits.
+    :param path: raw image. The harness holds its own locks on it, so QEMU does not lock.
+    :param block_device: whether the path is one, and not a file.
+    :param lease_fds: those locks: QEMU keeps them open, so that the image stays locked for as long as it runs.
     """
 
     model: Literal["ide", "virtio"]
     target: str
     path: Path
     readonly: bool = False
-    lease_fd: int | None = None
+    block_device: bool = False
+    lease_fds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Machine:
         return [
             self.console_fd,
             self.agent_fd,
-            *(disk.lease_fd for disk in self.disks if disk.lease_fd is not None),
+            *(descriptor for disk in self.disks for descriptor in disk.lease_fds),
             *(network.tap_fd for network in self.networks),
             *(link.fd for link in self.links),
         ]
@@ -145,9 +147,22 @@ def _disk(disk: MachineDisk) -> list[str]:
         "read-only": disk.readonly,
         # Writes reach the host's page cache and are durable when the guest's flush has been answered.
         "cache": {"direct": False, "no-flush": False},
-        "file": {"driver": "file", "filename": str(disk.path), "locking": "off"},
+        "file": {
+            # Each takes only its own kind.
+            "driver": "host_device" if disk.block_device else "file",
+            "filename": str(disk.path),
+            "locking": "off",
+        },
     }
-    device: dict[str, str | int] = {"id": disk.target, "drive": node, "serial": disk.target, "write-cache": "on"}
+    device: dict[str, str | int] = {
+        "id": disk.target,
+        "drive": node,
+        "serial": disk.target,
+        "write-cache": "on",
+        # QEMU's own choice is to stop the machine when the host's disk is full, which looks like a guest that hangs.
+        "rerror": "report",
+        "werror": "report",
+    }
     if disk.model == "ide":
         position = IDE_TARGETS.index(disk.target)
         device |= {"driver": "ide-hd", "bus": f"ide.{position // 2}", "unit": position % 2}
@@ -188,7 +203,8 @@ def command_line(machine: Machine, qmp_fd: int) -> list[str]:
     ]
     for link_number, link in enumerate(machine.links):
         arguments += _link(link_number, link)
-    for disk in machine.disks:
+    # A guest gives virtio disks their letters in the order it finds them on the bus.
+    for disk in sorted(machine.disks, key=lambda disk: disk.target):
         arguments += _disk(disk)
     for network_number, network in enumerate(machine.networks):
         arguments += _network(network_number, network)

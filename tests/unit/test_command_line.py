@@ -104,6 +104,25 @@ def test_disk_image_is_written_back_and_not_locked_by_qemu() -> None:
     assert (device["driver"], device["drive"], device["serial"]) == ("virtio-blk-pci", image["node-name"], "vda")
 
 
+@pytest.mark.parametrize("disk", [MachineDisk("ide", "hda", Path("/a")), MachineDisk("virtio", "vda", Path("/v"))])
+def test_errors_of_the_image_are_the_guests_to_handle(disk: MachineDisk) -> None:
+    device = devices(command_line(replace(BARE, disks=(disk,)), 12))[-1]
+    assert (device["rerror"], device["werror"]) == ("report", "report")
+
+
+@pytest.mark.parametrize(("block_device", "driver"), [(False, "file"), (True, "host_device")])
+def test_files_and_block_devices_have_drivers_of_their_own(block_device: bool, driver: str) -> None:
+    disk = MachineDisk("ide", "hda", Path("/d"), block_device=block_device)
+    image = json.loads(values(command_line(replace(BARE, disks=(disk,)), 12), "-blockdev")[0])
+    assert image["file"] == {"driver": driver, "filename": "/d", "locking": "off"}
+
+
+def test_virtio_disks_are_on_the_bus_in_the_order_of_their_letters() -> None:
+    disks = tuple(MachineDisk("virtio", f"vd{letter}", Path("/v")) for letter in "cab")
+    found = devices(command_line(replace(BARE, disks=disks), 12))[1:]
+    assert [device["serial"] for device in found] == ["vda", "vdb", "vdc"]
+
+
 def test_networks_and_links() -> None:
     machine = replace(
         BARE,
@@ -122,8 +141,8 @@ def test_networks_and_links() -> None:
 
 
 def test_lock_of_an_image_is_inherited_for_as_long_as_qemu_runs() -> None:
-    disks = (MachineDisk("ide", "hda", Path("/a"), lease_fd=40), MachineDisk("ide", "hdb", Path("/b")))
-    assert replace(BARE, disks=disks).descriptors() == [10, 11, 40]
+    disks = (MachineDisk("ide", "hda", Path("/a"), lease_fds=(40, 41)), MachineDisk("ide", "hdb", Path("/b")))
+    assert replace(BARE, disks=disks).descriptors() == [10, 11, 40, 41]
 
 
 def test_descriptors_named_on_the_command_line_are_those_to_inherit() -> None:

@@ -125,7 +125,7 @@ def test_a_lease_lasts_as_long_as_a_child_that_inherited_it(tmp_path: Path) -> N
     image = tmp_path / "disk.img"
     image.write_bytes(bytes(512))
     lease = Lease(image, readonly=False)
-    child = spawn("a holder", ["sleep", "600"], log=tmp_path / "log", pass_fds=[lease.descriptor])
+    child = spawn("a holder", ["sleep", "600"], log=tmp_path / "log", pass_fds=lease.descriptors)
     lease.release()
     with pytest.raises(UsageError, match="in use"):
         Lease(image, readonly=False)
