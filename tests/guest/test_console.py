@@ -1,0 +1,102 @@
+"""The consoles of each guest: the serial port that every guest has, and the split driver's of a paravirtual one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from harness.domain.domain import Domain
+from harness.guest.console import ConsoleLog
+from harness.host.deadline import Deadline
+from harness.machine import loop
+
+SECONDS = 60.0
+PROMPT = r"root@guest:\S*# "
+
+PARAVIRTUAL = pytest.mark.parametrize("domain", ["pv"], indirect=True)
+
+QUESTION, ANSWER = "echo sum $((6 * 7)), terminal $(tty).", r"sum (\d+), terminal (\S+)\."
+"""The answer is computed by the guest: the echo of what is typed does not contain it."""
+
+
+def type_command(console: ConsoleLog, command: str, answer: str) -> re.Match[str]:
+    """Type a line at a console's shell; wait for a line that matches, and for the shell to be ready again."""
+
+    async def talk() -> re.Match[str]:
+        deadline = Deadline(SECONDS, f"the answer to {command}")
+        # Before there is a shell, getty throws away what was typed.
+        await console.wait_for(PROMPT, deadline)
+        start = console.position
+        await console.write(command.encode() + b"\n")
+        match = await console.wait_for(f"^{answer}$", deadline, after=start)
+        await console.wait_for(PROMPT, deadline, after=console.position)
+        return match
+
+    return loop.run(talk())
+
+
+def test_every_line_of_the_boot_is_logged_with_its_time(domain: Domain) -> None:
+    log = (domain.logs / "console.log").read_text()
+    lines = [re.fullmatch(r"\[ *(\d+\.\d{3})\] (.*)", line) for line in log.splitlines()]
+    assert None not in lines
+    times = [float(line[1]) for line in lines if line is not None]
+    texts = [line[2] for line in lines if line is not None]
+    assert times == sorted(times)
+    assert 0 <= times[0] < times[-1]
+    # From the kernel's first line to the last of init.
+    version = domain.execute(["cat", "/proc/version"]).check().text
+    first = next(number for number, text in enumerate(texts) if text.endswith(version))
+    last = next(number for number, text in enumerate(texts) if "harness: guest ready" in text)
+    assert first < last
+
+
+def test_a_shell_listens_on_the_serial_port(domain: Domain) -> None:
+    assert type_command(domain.console, QUESTION, ANSWER).groups() == ("42", "/dev/ttyS0")
+    assert "sum 42, terminal /dev/ttyS0" in (domain.logs / "console.log").read_text()
+
+
+@PARAVIRTUAL
+def test_a_shell_listens_on_the_paravirtual_console(domain: Domain) -> None:
+    assert type_command(domain.pv_console, QUESTION, ANSWER).groups() == ("42", "/dev/hvc0")
+    # Each console has a log, and nothing of the one is in the other.
+    assert "sum 42, terminal /dev/hvc0" in (domain.logs / "pv-console.log").read_text()
+    assert "/dev/hvc0" not in (domain.logs / "console.log").read_text()
+
+
+@PARAVIRTUAL
+def test_the_paravirtual_console_loses_nothing_of_much_output(domain: Domain) -> None:
+    # More than the ring has room for, in lines that each differ.
+    count = 400
+    start = domain.pv_console.position
+    type_command(domain.pv_console, f"for i in $(seq {count}); do echo line $i of {count}; done; echo en''d", "end")
+    printed = domain.pv_console.last_lines(domain.pv_console.position - start + 1)
+    lines = [line for line in printed if line.startswith("line ")]
+    assert lines == [f"line {number} of {count}" for number in range(1, count + 1)]
+
+
+def interrupt_a_program(console: ConsoleLog) -> str:
+    """Start something that would take long, type Ctrl-C, and return the exit status that the shell saw."""
+
+    async def talk() -> str:
+        deadline = Deadline(SECONDS, "the end of a program on a console")
+        await console.wait_for(PROMPT, deadline)
+        start = console.position
+        await console.write(b"sh -c 'echo be\"\"gun; sleep 600'\n")
+        await console.wait_for("^begun$", deadline, after=start)
+        after = console.position
+        await console.write(b"\x03")
+        await console.wait_for(PROMPT, deadline, after=after)
+        await console.write(b"echo status $?.\n")
+        return (await console.wait_for(r"status (\d+)\.", deadline, after=after))[1]
+
+    return loop.run(talk())
+
+
+def test_control_c_interrupts_what_runs_on_the_serial_port(domain: Domain) -> None:
+    assert interrupt_a_program(domain.console) == "130"
+
+
+@PARAVIRTUAL
+def test_control_c_interrupts_what_runs_on_the_paravirtual_console(domain: Domain) -> None:
+    assert interrupt_a_program(domain.pv_console) == "130"
