@@ -49,11 +49,16 @@ KIND_RULE = {
 }
 
 
+Identity = tuple[Literal["file", "device"], int, int]
+"""What an image is, by whatever path it is reached: a device's number, or a file's device and inode."""
+
+
 @dataclass(frozen=True)
 class Disk:
     """A disk of a domain.
 
-    :param target: its name in the guest.
+    :param target: its name, by which :meth:`Domain.device` finds it. It is the name that the guest gives the disk if
+        the disk is ``pv``; the serial number if it is ``virtio``, the place on the bus if it is ``ide``.
     :param path: the raw image or block device, resolved; or None: an empty disk that lives as long as the domain.
     :param size: bytes, a multiple of 512.
     """
@@ -156,18 +161,18 @@ def _check_kind(model: Value, kind: Kind) -> None:
 
 def _disks(value: Value, kind: Kind) -> tuple[Disk, ...]:
     disks: list[Disk] = []
+    images: dict[Identity, Path] = {}
     for entry in value.sequence(DISKS_MAXIMUM):
         found = entry.mapping(DISK_KEYS)
-        disk = _disk(entry, found, kind)
+        disk = _disk(entry, found, kind, images)
         if any(disk.target == other.target for other in disks):
             raise found["target"].error(f"two disks are called {disk.target}", expected="each target once")
-        if disk.path is not None and any(disk.path == other.path for other in disks):
-            raise found["path"].error(f"two disks are on {disk.path}", expected="each image once")
         disks.append(disk)
     return tuple(disks)
 
 
-def _disk(entry: Value, found: dict[str, Value], kind: Kind) -> Disk:
+def _disk(entry: Value, found: dict[str, Value], kind: Kind, images: dict[Identity, Path]) -> Disk:
+    """A disk; its image is added to ``images``."""
     for key in ("target", "model"):
         if key not in found:
             raise entry.error(f"the key {key!r} is missing", expected="such as {target: hda, model: ide, size: 1GiB}")
@@ -184,17 +189,28 @@ def _disk(entry: Value, found: dict[str, Value], kind: Kind) -> Disk:
         )
     if "size" in found:
         return Disk(target, model, None, found["size"].size(DISK_MINIMUM, DISK_MAXIMUM, SECTOR), readonly)
-    path, size = _image(found["path"])
+    path, size, identity = _image(found["path"])
+    if identity in images:
+        other = images[identity]
+        names = str(path) if path == other else f"{other}, also called {path}"
+        raise found["path"].error(f"two disks are on {names}", expected="each image once")
+    images[identity] = path
     return Disk(target, model, path, size, readonly)
 
 
-def _image(value: Value) -> tuple[Path, int]:
-    """The resolved path and the size in bytes of an existing raw image or block device."""
+def _identity(status: os.stat_result) -> Identity:
+    if stat.S_ISBLK(status.st_mode):
+        return ("device", status.st_rdev, 0)
+    return ("file", status.st_dev, status.st_ino)
+
+
+def _image(value: Value) -> tuple[Path, int, Identity]:
+    """The resolved path, the size in bytes and the identity of an existing raw image or block device."""
     path = value.file.parent.joinpath(value.text("the path of a raw disk image"))
     try:
         path = path.resolve(strict=True)
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
             raise value.error(f"{path} is neither a file nor a block device", expected="a raw disk image")
         with path.open("rb") as image:
             size = image.seek(0, os.SEEK_END)
@@ -205,7 +221,7 @@ def _image(value: Value) -> tuple[Path, int]:
         raise value.error(
             f"{path} has {size} bytes", expected=f"a raw disk image, some multiple of {SECTOR} bytes long"
         )
-    return path, size
+    return path, size, _identity(status)
 
 
 def _networks(value: Value, kind: Kind) -> tuple[Network, ...]:

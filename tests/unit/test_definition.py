@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from harness.domain.definition import KEYS, Disk, Network, define, load
 from harness.domain.definition_yaml import DOCUMENT_LIMIT, SIZE_UNITS, format_size, parse_document
 from harness.host.directories import GUESTS
 from harness.host.errors import DefinitionError
+from tests.loop_devices import attach
 
 
 def write(directory: Path, text: str | bytes) -> Path:
@@ -147,8 +149,15 @@ WRONG = [
     pytest.param(
         HVM + "disks:\n  - {target: vda, model: virtio, path: good.img}\n"
         "  - {target: vdb, model: virtio, path: link.img}\n",
-        *(4, "disks[1].path", "two disks are on"),
+        *(4, "disks[1].path", "good.img; expected each image once"),
         id="image twice",
+    ),
+    pytest.param(
+        HVM + "disks:\n  - {target: vda, model: virtio, path: good.img}\n"
+        "  - {target: vdb, model: virtio, size: 512}\n"
+        "  - {target: vdc, model: virtio, path: hard.img}\n",
+        *(5, "disks[2].path", "good.img, also called"),
+        id="image twice by hard link",
     ),
     pytest.param(HVM + "networks:\n  - {}\n", 3, "networks[0]", "'model' is missing", id="card without model"),
     pytest.param(HVM + "networks: [" + "{model: e1000}, " * 9 + "]\n", 2, "networks", "at most 8", id="too many cards"),
@@ -181,6 +190,7 @@ def test_complaint(tmp_path: Path, text: str | bytes, line: int | None, key: str
     (tmp_path / "odd.img").write_bytes(bytes(1000))
     (tmp_path / "empty.img").touch()
     (tmp_path / "link.img").symlink_to("good.img")
+    (tmp_path / "hard.img").hardlink_to(tmp_path / "good.img")
     (tmp_path / "circle").symlink_to("circle")
     error = refused(tmp_path, text)
     assert words in str(error)
@@ -201,6 +211,18 @@ def test_pipe_is_no_disk(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     error = refused(tmp_path, DISK % "path: pipe")
     assert "neither a file nor a block device" in str(error)
+
+
+def test_a_device_is_one_image_under_all_its_nodes(tmp_path: Path) -> None:
+    (tmp_path / "good.img").write_bytes(bytes(1024))
+    disk = "  - {target: hd%s, model: ide, path: %s}\n"
+    with attach(tmp_path / "good.img") as device:
+        os.mknod(tmp_path / "node", 0o600 | stat.S_IFBLK, device.stat().st_rdev)
+        (found,) = load(write(tmp_path, "kind: hvm\ndisks:\n" + disk % ("a", device))).disks
+        assert found == Disk("hda", "ide", device, 1024)
+        error = refused(tmp_path, "kind: hvm\ndisks:\n" + disk % ("a", device) + disk % ("b", "node"))
+    assert (error.line, error.key) == (4, "disks[1].path")
+    assert f"two disks are on {device}, also called {tmp_path / 'node'}" in error.problem
 
 
 def test_file_name_that_is_no_name(tmp_path: Path) -> None:
