@@ -150,19 +150,26 @@ class AgentClient:
         :param stdin: what it reads, at most ``MAX_STDIN`` bytes.
         :param env: its whole environment (PATH is added when missing); None: the agent's own.
         :raise CommandTimeout: it was still running and has been killed, with all of its process group.
+        :raise GuestSilent: it was still running, and the agent no longer answers.
         :raise AgentError: it could not be started.
         """
         pid = await self._start(argv, stdin, env, deadline)
         try:
             status = await self._end_of(pid, deadline)
         except asyncio.CancelledError:
-            await self._kill(pid)
+            with contextlib.suppress(HarnessError):
+                await self._kill(pid)
             raise
         if status is not None:
             return Completed(
                 tuple(argv), status.status, status.signal, status.stdout, status.stderr, truncated=status.truncated
             )
-        last, fate = await self._kill(pid)
+        try:
+            last, fate = await self._kill(pid)
+        except HarnessError as error:
+            timeout = CommandTimeout(argv, deadline.seconds, fate=f"killing it failed: {error.what}")
+            # An agent that says nothing at all is not the command's fault.
+            raise (GuestSilent(timeout.what) if isinstance(error, GuestSilent) else timeout) from error
         raise CommandTimeout(argv, deadline.seconds, stdout=last.stdout, stderr=last.stderr, fate=fate)
 
     async def _start(self, argv: Sequence[str], stdin: bytes, env: Mapping[str, str] | None, deadline: Deadline) -> int:
@@ -199,12 +206,9 @@ class AgentClient:
     async def _kill(self, pid: int) -> tuple[ExecStatus, str]:
         """Kill a command's process group. Returns what it left, and in words what became of it."""
         grace = Deadline(_KILL_GRACE, "the end of a killed command")
-        try:
-            killer = await self._start(["/bin/sh", "-c", _KILL, str(pid)], b"", None, grace)
-            await self._end_of(killer, grace)
-            last = await self._end_of(pid, grace)
-        except HarnessError as error:
-            return ExecStatus(exited=False), f"killing it failed: {error.what}"
+        killer = await self._start(["/bin/sh", "-c", _KILL, str(pid)], b"", None, grace)
+        await self._end_of(killer, grace)
+        last = await self._end_of(pid, grace)
         if last is None:
             return ExecStatus(exited=False), "it was killed, but something still holds its output open"
         return last, "it was killed"

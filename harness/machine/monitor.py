@@ -174,7 +174,7 @@ class Monitor:
         """Await something the guest has to do, for as long as the guest is all right.
 
         :raise GuestCrashed, GuestGone, HostError: what the monitor noticed meanwhile, or had noticed before.
-        :raise GuestSilent: the deadline passed and nothing else is known to be wrong.
+        :raise GuestSilent: the deadline, or one of the work's own, passed and nothing else is known to be wrong.
         """
         if self._reports:
             work.close()
@@ -183,13 +183,12 @@ class Monitor:
         settled = asyncio.ensure_future(self._settled.wait())
         try:
             await asyncio.wait({task, settled}, timeout=deadline.left, return_when=asyncio.FIRST_COMPLETED)
-            if task.done() and not await self._explains(task):
-                return task.result()
-            if self._reports:
-                raise await self._failure()
-            raise deadline.error()
-        except DeadlineExpired as error:
-            raise self._silent(error) from None
+            if not task.done():
+                raise await self._failure() if self._reports else self._silent(deadline.error())
+            error = None if task.cancelled() else task.exception()
+            if error is not None and (explanation := await self.explain(error)) is not None:
+                raise explanation from error
+            return task.result()
         finally:
             settled.cancel()
             task.cancel()
@@ -197,13 +196,20 @@ class Monitor:
             # Retrieved, so that the error of an abandoned task is not reported as lost.
             _ = task.cancelled() or task.exception()
 
-    async def _explains(self, task: asyncio.Task[T]) -> bool:
-        """Whether the task failed because of a trouble the monitor knows of, or comes to know of within a moment."""
-        if task.cancelled() or (error := task.exception()) is None:
-            return False
+    async def explain(self, error: BaseException) -> GuestError | HostError | None:
+        """What to tell instead of an error that somebody met who needed the guest; None if it says all there is to say.
+
+        That is a trouble the monitor knows of, or comes to know of within a moment. Without one, silence stays silence,
+        but the caller gets to know where to look.
+        """
         if isinstance(error, CONNECTION_ERRORS):
             await self._wait_briefly(self._settled)
-        return bool(self._reports)
+        if self._reports:
+            return await self._failure()
+        # A subclass of GuestSilent knows of one thing in the guest that is late: the guest itself is not silent.
+        if isinstance(error, DeadlineExpired) or type(error) is GuestSilent:
+            return self._silent(error)
+        return None
 
     async def _wait_briefly(self, event: asyncio.Event) -> None:
         with suppress(TimeoutError):
@@ -266,7 +272,7 @@ class Monitor:
         told = crashes or self._reports
         return self._error(told[0].kind, "; ".join(dict.fromkeys(report.text for report in told)))
 
-    def _silent(self, error: DeadlineExpired) -> GuestError | HostError:
+    def _silent(self, error: DeadlineExpired | GuestSilent) -> GuestError | HostError:
         return self._error(GuestSilent, error.what)
 
     def _error(

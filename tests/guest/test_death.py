@@ -11,7 +11,8 @@ import pytest
 
 from harness.domain import records
 from harness.domain.domain import Domain, DomainState
-from harness.host.errors import GuestCrashed, GuestGone, GuestSilent, HarnessError, HostError, UsageError
+from harness.guest.completed import CommandTimeout
+from harness.host.errors import GuestCrashed, GuestError, GuestGone, GuestSilent, HarnessError, HostError, UsageError
 from harness.pytest_plugin.plugin import StartDomain
 from tests.guest.conftest import named
 from tests.unit.test_process import wait_for_end
@@ -42,6 +43,15 @@ def error_while_busy(domain: Domain, kill: Callable[[], object]) -> HarnessError
     return error
 
 
+def assert_it_tells_where_to_look(error: GuestError, domain: Domain) -> None:
+    """The last console lines, QEMU's command line, and the logs."""
+    assert len(error.console) > 5
+    assert error.console[-1] in str(error)
+    assert f"guest={domain.name}" in str(error)
+    assert str(domain.logs / "console.log") in str(error)
+    assert str(domain.logs / "qemu.log") in str(error)
+
+
 def assert_all_gone(domain: Domain, pids: list[int]) -> None:
     domain.destroy()
     assert domain.state == DomainState.ENDED
@@ -57,10 +67,7 @@ def test_qemu_is_killed(kind: str, request: pytest.FixtureRequest, start_domain:
     error = error_while_busy(domain, lambda: os.kill(qemu, signal.SIGKILL))
     assert isinstance(error, GuestGone)
     assert error.exit_code == 4
-    # The last console lines, the command line, and where to look further.
-    assert len(error.console) > 5
-    assert f"guest={domain.name}" in str(error)
-    assert str(domain.logs / "console.log") in str(error)
+    assert_it_tells_where_to_look(error, domain)
     assert_all_gone(domain, pids)
 
 
@@ -96,8 +103,23 @@ def test_a_backend_is_killed(request: pytest.FixtureRequest, start_domain: Start
 def test_a_guest_that_hangs_is_silent(request: pytest.FixtureRequest, start_domain: StartDomain) -> None:
     domain = start_domain(named("hvm", request))
     os.kill(domain.parts.qemu.child.pid, signal.SIGSTOP)
-    with pytest.raises(GuestSilent, match="within 1 s"):
+    with pytest.raises(GuestSilent, match="within 1 s") as caught:
         domain.execute(["true"], timeout=1)
+    assert caught.value.exit_code == 4
+    assert_it_tells_where_to_look(caught.value, domain)
+
+
+def test_a_guest_that_hangs_during_a_command_is_silent(
+    request: pytest.FixtureRequest, start_domain: StartDomain
+) -> None:
+    domain = start_domain(named("hvm", request))
+    stop = threading.Timer(1.0, os.kill, (domain.parts.qemu.child.pid, signal.SIGSTOP))
+    stop.start()
+    with pytest.raises(GuestSilent, match=r"did not end within 3 s; killing it failed.*\n.*sleep 600") as caught:
+        domain.execute(["sleep", "600"], timeout=3)
+    # Not the command is late, nothing in the guest answers.
+    assert not isinstance(caught.value, CommandTimeout)
+    assert_it_tells_where_to_look(caught.value, domain)
 
 
 def test_a_guest_that_does_not_boot_in_time_is_silent(request: pytest.FixtureRequest) -> None:

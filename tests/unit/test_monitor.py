@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from qemu.qmp import EventListener, Message
 
+from harness.guest.completed import CommandTimeout
 from harness.host.deadline import Deadline
 from harness.host.errors import (
     DeadlineExpired,
@@ -150,6 +151,37 @@ def test_inner_deadline_is_silence_too(tmp_path: Path) -> None:
     async def script(scene: Scene) -> None:
         with pytest.raises(GuestSilent, match="a prompt did not happen within 3 s"):
             await scene.monitor.guard(inner(), deadline())
+
+    play(tmp_path, script)
+
+
+def test_silence_that_the_work_itself_has_met_says_where_to_look(tmp_path: Path) -> None:
+    met = GuestSilent("the guest's agent did not answer guest-ping")
+
+    async def meet() -> None:
+        raise met
+
+    async def script(scene: Scene) -> None:
+        with pytest.raises(GuestSilent, match="domain box: the guest's agent did not answer guest-ping") as caught:
+            await scene.monitor.guard(meet(), deadline())
+        assert caught.value.__cause__ is met
+        assert caught.value.console == ["last line"]
+        assert "/logs/console.log" in str(caught.value)
+        assert "QEMU's command: " in str(caught.value)
+
+    play(tmp_path, script)
+
+
+def test_a_command_that_was_late_and_killed_is_no_silence_of_the_guest(tmp_path: Path) -> None:
+    met = CommandTimeout(["sleep", "9"], 1.0, stdout=b"half", fate="it was killed")
+
+    async def meet() -> None:
+        raise met
+
+    async def script(scene: Scene) -> None:
+        with pytest.raises(CommandTimeout) as caught:
+            await scene.monitor.guard(meet(), deadline())
+        assert caught.value is met
 
     play(tmp_path, script)
 
