@@ -27,10 +27,6 @@ class _Device(BackendDevice):
         print(f"{self.path}: {error}", file=sys.stderr, flush=True)
         super().fail(error)
 
-    def close(self) -> None:
-        """Let go of everything: the toolstack has removed the device's nodes."""
-        self._backend.disconnect()
-
 
 class DomainBackends:
     """The block and network backends of a domain.
@@ -91,7 +87,7 @@ class DomainBackends:
         self._devices[path] = device
         try:
             device.start()
-        except HarnessError as error:
+        except (HarnessError, OSError) as error:
             device.fail(error)
         self._store.watch(device.watched, path)
 

@@ -103,10 +103,6 @@ class NetworkClient:
         _, (descriptor,) = self._request("socket", kind=name)
         return socket.socket(fileno=descriptor)
 
-    def namespace_fd(self) -> int:
-        """Descriptor of the network namespace; it belongs to this client."""
-        return self._namespace_fds()[0]
-
     def inside(self, argv: Sequence[str]) -> tuple[list[str], list[int]]:
         """The command that runs ``argv`` inside the private network, and the descriptors to pass to it."""
         net, *user = self._namespace_fds()

@@ -85,11 +85,15 @@ def _find(wanted: Recipe) -> BuiltImage | None:
     if groups is None:
         return None
     directory = store.home(wanted.name) / store.digest(wanted, groups, GUESTS)
-    try:
-        os.utime(directory / store.MANIFEST)
-    except FileNotFoundError:
+    if not _whole(directory):
         return None
+    os.utime(directory / store.MANIFEST)
     return _open(directory)
+
+
+def _whole(directory: Path) -> bool:
+    """Whether a build is there with all that a guest boots from: somebody may have tidied the cache by hand."""
+    return all((directory / name).is_file() for name in (store.MANIFEST, KERNEL, INITRAMFS))
 
 
 def _open(directory: Path) -> BuiltImage:
@@ -143,7 +147,8 @@ def _make(wanted: Recipe, groups: packages.Resolution, trees: dict[str, Path]) -
         }
         (result / store.MANIFEST).write_text(json.dumps(manifest, indent=1))
         directory = home / store.digest(wanted, groups, guests)
-        if not directory.exists():
+        if not _whole(directory):
+            shutil.rmtree(directory, ignore_errors=True)
             result.rename(directory)
     return _open(directory)
 

@@ -24,7 +24,6 @@ from harness.host.errors import HostError, LaunchError
 from harness.host.process import run
 from harness.host.progress import step
 
-ARCHITECTURE = "amd64"
 UPDATE_SECONDS = 300
 DOWNLOAD_SECONDS = 1800
 UNPACK_SECONDS = 300

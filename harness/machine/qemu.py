@@ -197,11 +197,6 @@ class QemuProcess:
         await self.execute("stop")
         self._state = QemuState.PAUSED
 
-    async def power_button(self) -> None:
-        """Press the guest's power button (ACPI); what the guest makes of it is its business."""
-        self.require(QemuState.RUNNING)
-        await self.execute("system_powerdown")
-
     async def quit(self, deadline: Deadline) -> int:
         """End QEMU, kindly at first, and return its exit status; also good for one that never connected."""
         if self.child.poll() is None and self._qmp.runstate == Runstate.RUNNING:

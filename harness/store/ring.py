@@ -10,7 +10,6 @@ from collections.abc import Callable
 from enum import IntEnum
 
 RING_SIZE = 1024
-PAGE_SIZE = 4096
 
 _REQUESTS = 0
 _RESPONSES = 1024
