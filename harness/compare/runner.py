@@ -180,7 +180,8 @@ def _disk_image(size: int) -> Iterator[Lease]:
     """A raw image full of data that does not compress, leased once for all the domains that take turns on it."""
     directory = Path(tempfile.mkdtemp(prefix="compare-", dir=cache("scratch")))
     # Also when this process is killed.
-    janitor = Janitor([directory], directory / "janitor.log")
+    janitor = Janitor(directory / "janitor.log")
+    janitor.guard(directory)
     try:
         path = directory / "disk.img"
         with step(f"filling a disk image of {size >> 20} MiB"), path.open("wb") as image:
