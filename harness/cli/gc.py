@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from harness.cli.arguments import Subparsers
-from harness.domain import records
+from harness.domain import records, scratch
+from harness.host import service
 
 
 def add_parsers(verbs: Subparsers) -> None:
@@ -14,5 +15,5 @@ def add_parsers(verbs: Subparsers) -> None:
 
 
 def _run(_: argparse.Namespace) -> None:
-    for line in records.collect() or ["nothing to collect"]:
+    for line in [*records.collect(), *scratch.collect(), *service.collect()] or ["nothing to collect"]:
         print(line)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,10 +16,10 @@ from harness.compare.network import ECHO_PORT, IPERF_PORT, Peer
 from harness.compare.results import Count, Guest, Host, Results
 from harness.compare.subjects import DevicePath, DiskPath
 from harness.compare.workloads import BlockWorkload, RoundTripWorkload, Sample, StreamWorkload, Workload
+from harness.domain import logs, scratch
 from harness.domain.domain import Domain
 from harness.domain.janitor import Janitor
 from harness.domain.leases import Lease
-from harness.host.directories import cache
 from harness.host.progress import step
 
 GRACE = 60.0
@@ -178,17 +177,15 @@ def _peer(domains: dict[str, Domain], stack: ExitStack) -> Peer | None:
 @contextmanager
 def _disk_image(size: int) -> Iterator[Lease]:
     """A raw image full of data that does not compress, leased once for all the domains that take turns on it."""
-    directory = Path(tempfile.mkdtemp(prefix="compare-", dir=cache("scratch")))
-    # Also when this process is killed.
-    janitor = Janitor(directory / "janitor.log")
-    janitor.guard(directory)
+    janitor = Janitor(logs.make("compare") / "janitor.log")
     try:
-        path = directory / "disk.img"
-        with step(f"filling a disk image of {size >> 20} MiB"), path.open("wb") as image:
-            for _ in range(size // CHUNK):
-                image.write(os.urandom(CHUNK))
-        with Lease(path, readonly=False) as lease:
-            yield lease
+        with scratch.directory("compare", janitor) as directory:
+            path = directory / "disk.img"
+            with step(f"filling a disk image of {size >> 20} MiB"), path.open("wb") as image:
+                for _ in range(size // CHUNK):
+                    image.write(os.urandom(CHUNK))
+            with Lease(path, readonly=False) as lease:
+                yield lease
     finally:
         janitor.dismiss()
 

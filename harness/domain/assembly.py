@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backend.network_client import NetworkClient
-from harness.domain import disks, logs, networks, records
+from harness.domain import disks, logs, networks, records, scratch
 from harness.domain.definition import Definition
 from harness.domain.disks import AttachedDisk
 from harness.domain.janitor import Janitor
@@ -20,7 +18,6 @@ from harness.domain.leases import Lease
 from harness.domain.networks import AttachedNetwork
 from harness.domain.paravirtual import Paravirtual
 from harness.domain.records import Claim, Record
-from harness.host.directories import cache
 from harness.hypervisor.layout import GRANTER
 from harness.image.build import BuiltImage, build
 from harness.machine import accelerator, memory
@@ -104,10 +101,7 @@ def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
     claim = records.claim(definition.name, definition.kind, log)
     janitor.guard(claim.record.directory)
     stack.callback(claim.release)
-    scratch = Path(tempfile.mkdtemp(prefix=f"{definition.name}-", dir=cache("scratch")))
-    janitor.guard(scratch)
-    stack.callback(shutil.rmtree, scratch, ignore_errors=True)
-    claim.record.scratch.append(str(scratch))
+    claim.record.scratch.append(str(stack.enter_context(scratch.directory(definition.name, janitor))))
     claim.record.write()
     return claim
 

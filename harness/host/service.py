@@ -76,6 +76,20 @@ def connect_if_running(name: str) -> socket.socket | None:
         return _connect(socket_path(name))
 
 
+def collect() -> list[str]:
+    """Remove the sockets of services that were killed; returns a line for each."""
+    done = []
+    for path in sorted(runtime().glob("*.sock")):
+        with lock(_lock_path(path.stem)):
+            client = _connect(path)
+            if client is not None:
+                client.close()
+                continue
+            path.unlink(missing_ok=True)
+            done.append(f"removed the socket of the {path.stem} service, which was killed")
+    return done
+
+
 def leave(name: str, listener: socket.socket) -> socket.socket | None:
     """Called by a service with no connection left: remove its files so that it can end.
 
