@@ -128,7 +128,9 @@ class ConsoleLog:
             raise GuestGone("the guest's console is closed", console=self.last_lines()) from error
 
     def feed(self, data: bytes) -> None:
-        """Take in some bytes."""
+        """Take in some bytes; what comes after the end is lost."""
+        if self._ended:
+            return
         for viewer in self._viewers:
             viewer.put(data)
         if not self._partial:

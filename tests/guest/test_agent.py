@@ -14,7 +14,7 @@ from harness.guest.agent import MAX_STDIN
 from harness.guest.completed import CommandTimeout
 from harness.host.errors import AgentError, UsageError
 
-LENGTH = 400_001
+LENGTH = 150_001
 """Bytes of a file: several requests' worth, and no multiple of one. The serial port takes seconds for more."""
 
 

@@ -77,6 +77,12 @@ def test_a_command_that_does_not_end(ssh: SshClient) -> None:
     assert ssh.run("echo next", soon()).check().stdout == b"next\n"
 
 
+def test_a_signal_ends_a_program(ssh: SshClient) -> None:
+    # SIGINT is what Ctrl-C sends: nothing that started the server may have had it ignored.
+    killed = ssh.run("kill -INT $$; echo survived", soon())
+    assert (killed.status, killed.stdout) == (None, b"")
+
+
 def test_another_host_key_is_refused(domain: Domain) -> None:
     # A valid key, of the right kind: but not the one that this guest has.
     other = paramiko.PKey.from_path(domain.image.ssh_client_key)

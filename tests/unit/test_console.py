@@ -178,6 +178,18 @@ def test_second_boot_is_trouble_unless_expected(log: Path) -> None:
     using(log, body)
 
 
+def test_what_comes_after_the_end_is_lost(log: Path) -> None:
+    async def body(console: ConsoleLog) -> list[str]:
+        console.feed(b"last\n")
+        console.close()
+        # QEMU has ended, but what it had printed is still being read.
+        console.feed(b"late\nlater")
+        return console.last_lines()
+
+    assert using(log, body) == ["last"]
+    assert "late" not in log.read_text()
+
+
 def test_run_reads_to_the_end_and_write_types(log: Path) -> None:
     async def body(console: ConsoleLog) -> None:
         ours, theirs = socket.socketpair()
