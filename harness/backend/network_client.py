@@ -69,6 +69,11 @@ class NetworkClient:
             connection.close()
             raise
 
+    @property
+    def connection(self) -> int:
+        """The descriptor of the connection, which hangs up when the service ends."""
+        return self._connection.fileno()
+
     def lease(self, mac: str | None = None) -> Lease:
         """An unused guest address, with the MAC asked for or an unused one.
 

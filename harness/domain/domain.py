@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from qemu.qmp import QMPError
 
+from harness.backend.network_client import SERVICE as NETWORK
 from harness.backend.network_client import NetworkClient
 from harness.domain import disks, networks
 from harness.domain.assembly import Parts, assemble
@@ -22,12 +24,16 @@ from harness.guest.agent import AgentClient
 from harness.guest.completed import Completed
 from harness.guest.console import ConsoleLog
 from harness.guest.ssh import SshClient
+from harness.host import service
 from harness.host.deadline import Deadline
 from harness.host.errors import GuestGone, HarnessError, UsageError
+from harness.host.interruption import cut
 from harness.image.build import BuiltImage
 from harness.machine import loop
 from harness.machine.accelerator import Accelerator
 from harness.machine.monitor import Monitor
+from harness.machine.watched import watched
+from harness.store.client import SERVICE as STORE
 
 T = TypeVar("T")
 
@@ -211,7 +217,10 @@ class Domain:
         self._console = ConsoleLog(parts.logs / "console.log")
         self._monitor = Monitor(parts.qemu, self._console)
         loop.background(self._read_console(self._console, self._monitor, parts.console), f"console of {self.name}")
+        if parts.network is not None:
+            self._monitor.watch_service(NETWORK, parts.network.connection, service.log_path(NETWORK))
         if parts.paravirtual is not None:
+            self._monitor.watch_service(STORE, parts.paravirtual.store.connection, service.log_path(STORE))
             self._monitor.watch_child(parts.paravirtual.backend)
             self._pv_console = ConsoleLog(parts.logs / "pv-console.log")
             self._pv_console_end = loop.background(
@@ -236,13 +245,13 @@ class Domain:
         """
         self._require(DomainState.STARTING)
         seconds = BOOT_SECONDS[self.accelerator.name] if timeout is None else timeout
-        deadline = Deadline(seconds, f"the boot of domain {self.name} until its agent answers")
+        deadline = Deadline(seconds, f"the boot of domain {self.name} until agent and devices work")
         self._guarded(self._running_agent.ping(deadline), deadline)
-        self._set_state(DomainState.RUNNING)
         if self.parts.paravirtual is not None:
-            self.parts.paravirtual.wait_connected(deadline)
+            self.parts.paravirtual.wait_connected(deadline, self._watched)
         for card in self.parts.cards:
-            self.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
+            self._execute(networks.configuration(card, self.network), timeout=deadline.left).check()
+        self._set_state(DomainState.RUNNING)
 
     def pause(self) -> None:
         """Stop its virtual CPUs."""
@@ -338,6 +347,18 @@ class Domain:
         :raise CommandTimeout: it was still running after ``timeout`` seconds and has been killed.
         """
         self._require(DomainState.RUNNING)
+        return self._execute(argv, stdin=stdin, env=env, timeout=timeout, asker=asker)
+
+    def _execute(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        timeout: float,
+        asker: socket.socket | None = None,
+    ) -> Completed:
+        """:meth:`execute` in any state in which the agent answers."""
         deadline = Deadline(timeout, f"the end of {argv[0]} in domain {self.name}")
         work = self._running_agent.exec(argv, deadline, stdin=stdin, env=env)
         return self._guarded(loop.while_connected(work, asker) if asker else work, deadline, grace=10.0)
@@ -366,7 +387,8 @@ class Domain:
         connection = self.network.socket(socket.AF_INET, socket.SOCK_STREAM)
         connection.settimeout(timeout)
         try:
-            connection.connect((self.addresses[card], port))
+            with self._watched(partial(cut, connection)):
+                connection.connect((self.addresses[card], port))
         except BaseException:
             connection.close()
             raise
@@ -381,6 +403,7 @@ class Domain:
             host_key=self.image.ssh_host_key,
             client_key=self.image.ssh_client_key,
             deadline=deadline,
+            guard=self._watched,
         )
 
     # -- the monitor stands before everything that waits for the guest ------------------------------------------------
@@ -404,6 +427,10 @@ class Domain:
         """
         outer = Deadline(deadline.left + grace, deadline.waiting_for) if grace else deadline
         return loop.run(self._running_monitor.guard(work, outer))
+
+    def _watched(self, interrupt: Callable[[], object]) -> AbstractContextManager[None]:
+        """The same for what blocks this thread; see :func:`watched`."""
+        return watched(self._running_monitor, interrupt)
 
     def _require(self, *states: DomainState) -> None:
         if self.state not in states:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import uuid
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,14 +15,15 @@ from harness.backend.network_client import NetworkClient
 from harness.bus import toolstack
 from harness.bus.devices import Device
 from harness.bus.nodes import read_or_none
-from harness.bus.xenbus import XenbusState, error_path, wait_for_state
+from harness.bus.xenbus import XenbusState, error_path, read_state, wait_for_state
 from harness.domain import records
 from harness.domain.definition import Definition
 from harness.domain.disks import AttachedDisk
 from harness.domain.networks import AttachedNetwork
 from harness.domain.records import Record
 from harness.host.deadline import Deadline
-from harness.host.errors import HostError
+from harness.host.errors import DeadlineExpired, GuestSilent, HostError
+from harness.host.interruption import Guard
 from harness.hypervisor.link import Link
 from harness.image.build import BuiltImage
 from harness.machine.command_line import KERNEL_ARGUMENTS
@@ -56,7 +57,7 @@ class Paravirtual:
             self.link = self._stack.enter_context(Link.create(record.domid))
             self.store = self._stack.enter_context(StoreClient.connect())
             toolstack.add_domain(self.store, record.domid, self.link, _description(definition, image))
-            self._stack.callback(toolstack.remove_domain, self.store, record.domid)
+            self._stack.callback(self._remove_domain, record.domid)
             self.devices = _devices(self.store, record.domid, self.link, disks, networks)
             self.console, theirs = socket.socketpair()
             self._stack.callback(self.console.close)
@@ -76,26 +77,23 @@ class Paravirtual:
             raise
         record.pids["backend"] = self.backend.pid
 
-    def wait_connected(self, deadline: Deadline) -> None:
+    def wait_connected(self, deadline: Deadline, guard: Guard) -> None:
         """Wait until every disk and network interface is connected at both ends.
 
+        :param guard: cuts the waiting short.
         :raise HostError: a backend gave up on its device; says why.
-        :raise DeadlineExpired: the guest's driver did not get that far.
+        :raise GuestSilent: a device did not get that far; says how far.
         """
-        for device in self.devices:
-            for path in (device.backend, device.frontend):
-                reached = wait_for_state(self.store, path, _DECIDED, deadline)
-                if reached != XenbusState.CONNECTED:
-                    raise HostError(
-                        f"the {device.kind} {device.devid} of domain {device.domid} did not connect: "
-                        f"{path} is {reached.name.lower()}{self._reason(path)}",
-                        hint="see: harness store ls",
-                    )
+        # A connection of its own, since closing it is what ends the waiting; our other one keeps the domain's nodes.
+        with StoreClient.connect() as store, guard(store.close):
+            for device in self.devices:
+                for path in (device.backend, device.frontend):
+                    _wait_connected(store, device, path, deadline)
 
-    def _reason(self, path: str) -> str:
-        """What an end of a device has reported, if anything."""
-        report = read_or_none(self.store, error_path(path))
-        return f": {report.decode(errors='replace')}" if report else ""
+    def _remove_domain(self, domid: int) -> None:
+        # If the store has ended, so has everything it knew of the domain.
+        with suppress(HostError):
+            toolstack.remove_domain(self.store, domid)
 
     def close(self) -> None:
         """Stop the backend and remove the domain from the store."""
@@ -108,6 +106,24 @@ class Paravirtual:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _wait_connected(store: StoreClient, device: Device, path: str, deadline: Deadline) -> None:
+    """Wait until the end of a device at ``path`` is connected."""
+    problem = f"the {device.kind} {device.devid} of domain {device.domid} did not connect: {path} is"
+    try:
+        reached = wait_for_state(store, path, _DECIDED, deadline)
+    except DeadlineExpired as error:
+        found = f"{read_state(store, path).name.lower()}{_reason(store, path)}"
+        raise GuestSilent(f"{problem} {found}; {error.what}") from error
+    if reached != XenbusState.CONNECTED:
+        raise HostError(f"{problem} {reached.name.lower()}{_reason(store, path)}", hint="see: harness store ls")
+
+
+def _reason(store: StoreClient, path: str) -> str:
+    """What an end of a device has reported, if anything."""
+    report = read_or_none(store, error_path(path))
+    return f": {report.decode(errors='replace')}" if report else ""
 
 
 _DECIDED = frozenset({XenbusState.CONNECTED, XenbusState.CLOSING, XenbusState.CLOSED})

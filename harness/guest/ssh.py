@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -24,6 +25,7 @@ import paramiko
 from harness.guest.completed import CommandTimeout, Completed
 from harness.host.deadline import Deadline
 from harness.host.errors import GuestError, GuestGone, GuestSilent, HostError
+from harness.host.interruption import Guard, cut, unguarded
 
 MAX_OUTPUT = 256 << 20
 """Bytes kept of both streams of a command together; a guest that prints more is stopped."""
@@ -52,25 +54,36 @@ class TerminalSize:
 
 
 class SshClient:
-    """A connection to a guest's SSH server, logged in by key."""
+    """A connection to a guest's SSH server, logged in by key.
 
-    def __init__(self, transport: paramiko.Transport) -> None:
+    :param guard: knows what else may happen to the guest: every wait for it happens inside.
+    """
+
+    def __init__(self, transport: paramiko.Transport, guard: Guard = unguarded) -> None:
         self._transport = transport
+        self._guard = guard
 
     @classmethod
     def connect(
-        cls, sock: socket.socket, deadline: Deadline, *, host_key: str, client_key: Path, user: str = "root"
+        cls,
+        sock: socket.socket,
+        deadline: Deadline,
+        *,
+        host_key: str,
+        client_key: Path,
+        user: str = "root",
+        guard: Guard = unguarded,
     ) -> Self:
         """Log in over a connected socket, which belongs to the client from here on.
 
         :param host_key: the only public key the server may have, ``ssh-ed25519 AAAA…``.
         :param client_key: file of our private key.
+        :param guard: of the login and of all that follows.
         :raise SshError: the server has another key, or does not accept ours.
         :raise GuestSilent: no answer in time.
         :raise GuestGone: the connection was closed.
         :raise HostError: our key cannot be read.
         """
-        key_type, expected = host_key.split()[:2]
         try:
             key = paramiko.PKey.from_path(client_key)
         except (OSError, ValueError, paramiko.SSHException) as error:
@@ -81,19 +94,13 @@ class SshClient:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport = paramiko.Transport(sock)
         try:
-            _negotiate(transport, key_type, deadline)
-            offered = transport.get_remote_server_key()
-            if offered.get_base64() != expected:
-                raise SshError(
-                    f"the SSH server that answered has the host key {offered.get_name()} {offered.get_base64()}, "
-                    f"not the image's own: {host_key}",
-                    hint="something else answers at the guest's address; was the image rebuilt while the guest ran?",
-                )
-            _log_in(transport, user, key, deadline)
+            with guard(partial(cut, sock)):
+                _negotiate(transport, host_key, deadline)
+                _log_in(transport, user, key, deadline)
         except BaseException:
             transport.close()
             raise
-        return cls(transport)
+        return cls(transport, guard)
 
     def close(self) -> None:
         """Close the connection; commands that are running lose their output."""
@@ -118,6 +125,10 @@ class SshClient:
         :raise SshError: the server does not run commands.
         :raise GuestError: it printed more than ``MAX_OUTPUT`` bytes.
         """
+        with self._guard(self._cut):
+            return self._run(command, deadline, stdin)
+
+    def _run(self, command: str | Sequence[str], deadline: Deadline, stdin: bytes) -> Completed:
         argv = (command,) if isinstance(command, str) else tuple(command)
         exchange = _Exchange(stdin)
         try:
@@ -188,6 +199,9 @@ class SshClient:
             fate="its SSH channel was closed",
         )
 
+    def _cut(self) -> None:
+        cut(self._transport.sock)
+
     @contextmanager
     def _cut_after(self, deadline: Deadline) -> Iterator[None]:
         """Close the connection some time after the deadline, which wakes whatever paramiko waits for."""
@@ -200,7 +214,8 @@ class SshClient:
             timer.cancel()
 
 
-def _negotiate(transport: paramiko.Transport, key_type: str, deadline: Deadline) -> None:
+def _negotiate(transport: paramiko.Transport, host_key: str, deadline: Deadline) -> None:
+    key_type, expected = host_key.split()[:2]
     # A server may have several keys; the one we know is the one it shall prove.
     transport.get_security_options().key_types = (
         ("rsa-sha2-512", "rsa-sha2-256") if key_type == "ssh-rsa" else (key_type,)
@@ -210,12 +225,18 @@ def _negotiate(transport: paramiko.Transport, key_type: str, deadline: Deadline)
     done = threading.Event()
     transport.start_client(done)
     _await(transport, done, deadline)
-    if transport.is_active():
-        return
-    error = transport.get_exception()
-    if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
-        raise SshError(f"the guest's SSH server has no {key_type} host key, or is too old: {error}") from error
-    raise GuestGone(f"the SSH connection to the guest ended before login: {error or 'no reason given'}")
+    if not transport.is_active():
+        error = transport.get_exception()
+        if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
+            raise SshError(f"the guest's SSH server has no {key_type} host key, or is too old: {error}") from error
+        raise GuestGone(f"the SSH connection to the guest ended before login: {error or 'no reason given'}")
+    offered = transport.get_remote_server_key()
+    if offered.get_base64() != expected:
+        raise SshError(
+            f"the SSH server that answered has the host key {offered.get_name()} {offered.get_base64()}, "
+            f"not the image's own: {host_key}",
+            hint="something else answers at the guest's address; was the image rebuilt while the guest ran?",
+        )
 
 
 def _log_in(transport: paramiko.Transport, user: str, key: paramiko.PKey, deadline: Deadline) -> None:

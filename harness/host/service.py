@@ -25,6 +25,11 @@ def socket_path(name: str) -> Path:
     return runtime() / f"{name}.sock"
 
 
+def log_path(name: str) -> Path:
+    """What the service prints, while it runs."""
+    return runtime() / f"{name}.log"
+
+
 def _lock_path(name: str) -> Path:
     return runtime() / f"{name}.lock"
 
@@ -60,7 +65,7 @@ def connect(name: str, module: str) -> socket.socket:
                 spawn(
                     f"the {name} service",
                     [sys.executable, "-m", module, str(listener.fileno()), name],
-                    log=runtime() / f"{name}.log",
+                    log=log_path(name),
                     pass_fds=[listener.fileno()],
                     die_with_parent=False,
                 )

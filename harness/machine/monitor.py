@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import shlex
 import signal
 from collections.abc import Callable, Coroutine, Sequence
@@ -110,17 +111,38 @@ class Monitor:
 
     def watch_child(self, child: Child) -> None:
         """Count the end of another process, such as the domain's backend, as the domain's failure."""
-        loop, descriptor = asyncio.get_running_loop(), child.pidfd()
+        descriptor = child.pidfd()
+        self._watch_end(
+            descriptor,
+            lambda: os.close(descriptor),
+            lambda: str(child.error(f"{child.name} ended unexpectedly")),
+        )
+
+    def watch_service(self, name: str, connection: int, log: Path) -> None:
+        """Count the end of a shared service as the domain's failure.
+
+        :param connection: descriptor of a connection to it, on which others may talk.
+        """
+        # This tells of the hang-up alone: what arrives on the connection is for others to read.
+        hangup = select.epoll()
+        hangup.register(connection, select.EPOLLRDHUP)
+        self._watch_end(
+            hangup.fileno(), hangup.close, lambda: f"the {name} service ended unexpectedly; its output: {log}"
+        )
+
+    def _watch_end(self, descriptor: int, close: Callable[[], object], text: Callable[[], str]) -> None:
+        """Report a trouble of this machine when a descriptor, which is then closed, becomes readable."""
+        loop = asyncio.get_running_loop()
 
         def stop() -> None:
             loop.remove_reader(descriptor)
-            os.close(descriptor)
+            close()
 
         def ended() -> None:
             self._stop_watching.remove(stop)
             stop()
             if not self._end_expected:
-                self._report(HostError, str(child.error(f"{child.name} ended unexpectedly")))
+                self._report(HostError, text())
 
         loop.add_reader(descriptor, ended)
         self._stop_watching.append(stop)
@@ -169,6 +191,10 @@ class Monitor:
             if wanted and not self._crashed:
                 return self._end_text()
         raise await self._failure()
+
+    async def wait_failure(self) -> None:
+        """Wait, perhaps for ever, until the domain has failed; :meth:`explain` then tells how."""
+        await self._settled.wait()
 
     async def guard(self, work: Coroutine[Any, Any, T], deadline: Deadline) -> T:
         """Await something the guest has to do, for as long as the guest is all right.

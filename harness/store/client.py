@@ -84,6 +84,11 @@ class StoreClient(NodeClient):
         """A descriptor that is readable when there may be an event: call :meth:`poll_event` until it gives None."""
         return self._readable.fileno()
 
+    @property
+    def connection(self) -> int:
+        """The descriptor of the connection itself, which hangs up when the store ends."""
+        return self._socket.fileno()
+
     def watch(self, path: str, token: str, *, depth: int | None = None) -> None:
         """Ask for an event whenever the node or one below it changes; one comes at once.
 

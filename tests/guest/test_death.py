@@ -6,41 +6,58 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from harness.domain import records
 from harness.domain.domain import Domain, DomainState
+from harness.domain.paravirtual import Paravirtual
 from harness.guest.completed import CommandTimeout
+from harness.host.deadline import Deadline
 from harness.host.errors import GuestCrashed, GuestError, GuestGone, GuestSilent, HarnessError, HostError, UsageError
+from harness.host.interruption import Guard
 from harness.pytest_plugin.plugin import StartDomain
 from tests.guest.conftest import named
+from tests.guest.leftovers import processes
 from tests.unit.test_process import wait_for_end
 
 GUEST_KINDS = pytest.mark.parametrize("kind", ["hvm", "pv"])
 
 
-def error_while_busy(domain: Domain, kill: Callable[[], object]) -> HarnessError:
-    """What a caller who waits for a long command is told when something dies meanwhile."""
-    started = threading.Event()
+def error_of(work: Callable[[], object], started: threading.Event, kill: Callable[[], object]) -> HarnessError:
+    """What a caller is told when something dies while it waits.
+
+    :param started: set by ``work``.
+    """
     errors: list[BaseException] = []
 
     def wait() -> None:
         try:
-            started.set()
-            domain.execute(["sleep", "600"], timeout=600)
+            work()
         except HarnessError as error:
             errors.append(error)
 
     caller = threading.Thread(target=wait)
     caller.start()
-    started.wait()
+    assert started.wait(timeout=180)
     kill()
     caller.join(timeout=60)
     assert not caller.is_alive()
     (error,) = errors
     assert isinstance(error, HarnessError)
     return error
+
+
+def error_while_busy(domain: Domain, kill: Callable[[], object]) -> HarnessError:
+    """What a caller who waits for a long command is told when something dies meanwhile."""
+    started = threading.Event()
+
+    def work() -> None:
+        started.set()
+        domain.execute(["sleep", "600"], timeout=600)
+
+    return error_of(work, started, kill)
 
 
 def assert_it_tells_where_to_look(error: GuestError, domain: Domain) -> None:
@@ -84,6 +101,24 @@ def test_the_guests_kernel_panics(kind: str, request: pytest.FixtureRequest, sta
     assert_all_gone(domain, pids)
 
 
+@GUEST_KINDS
+def test_a_panic_during_a_command_over_ssh_is_what_its_caller_sees(
+    kind: str, request: pytest.FixtureRequest, start_domain: StartDomain
+) -> None:
+    domain = start_domain(named(kind, request))
+    with domain.ssh() as client:
+        deadline = Deadline(60, "the end of the guest")
+        with pytest.raises(GuestCrashed, match="sysrq triggered crash") as caught:
+            client.run("echo c > /proc/sysrq-trigger; sleep 600", deadline)
+        # At once: nothing else ends the connection, since a dead guest sends no word.
+        assert not deadline.expired
+        assert any("Call Trace" in line for line in caught.value.console)
+        with pytest.raises(GuestCrashed, match="sysrq triggered crash"):
+            client.run("true", deadline)
+    with pytest.raises(GuestCrashed, match="sysrq triggered crash"):
+        domain.ssh()
+
+
 def test_the_guest_powers_off_in_the_middle(request: pytest.FixtureRequest, start_domain: StartDomain) -> None:
     domain = start_domain(named("hvm", request))
     with pytest.raises(GuestGone, match="powered itself off"):
@@ -98,6 +133,65 @@ def test_a_backend_is_killed(request: pytest.FixtureRequest, start_domain: Start
     assert isinstance(error, HostError)
     assert "backend" in str(error)
     assert_all_gone(domain, pids)
+
+
+def test_death_while_the_devices_connect_is_noticed_at_once(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = threading.Event()
+    wait_connected = Paravirtual.wait_connected
+
+    def announced(self: Paravirtual, deadline: Deadline, guard: Guard) -> None:
+        waiting.set()
+        wait_connected(self, deadline, guard)
+
+    def impatient(self: Paravirtual, _: Deadline, guard: Guard) -> None:
+        wait_connected(self, Deadline(0.5, "the boot"), guard)
+
+    with Domain(named("pv", request), accelerator=request.config.getoption("accel")) as domain:
+        domain.launch()
+        pids = domain.pids
+        # No device will connect.
+        os.kill(domain.parts.record.pids["backend"], signal.SIGSTOP)
+        monkeypatch.setattr(Paravirtual, "wait_connected", impatient)
+        expected = r"the vbd 51712 of domain \d+ did not connect: /local/.* is \w+; the boot .* within 0\.5 s"
+        with pytest.raises(GuestSilent, match=expected) as caught:
+            domain.wait_ready()
+        assert_it_tells_where_to_look(caught.value, domain)
+        # It is not ready, and nobody is told so.
+        assert records.find(domain.name).state == DomainState.STARTING
+        with pytest.raises(UsageError, match="is starting, not running"):
+            domain.execute(["true"])
+
+        monkeypatch.setattr(Paravirtual, "wait_connected", announced)
+        error = error_of(domain.wait_ready, waiting, lambda: os.kill(domain.parts.qemu.child.pid, signal.SIGKILL))
+        assert isinstance(error, GuestGone)
+        assert_it_tells_where_to_look(error, domain)
+        assert_all_gone(domain, pids)
+
+
+@pytest.mark.parametrize("service", ["network", "store"])
+def test_a_shared_service_is_killed(
+    service: str,
+    request: pytest.FixtureRequest,
+    start_domain: StartDomain,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Other domains are not to lose theirs.
+    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path))
+    domain = start_domain(named("pv", request))
+    pids = domain.pids
+    error = error_while_busy(domain, lambda: os.kill(process_of(service, tmp_path), signal.SIGKILL))
+    assert isinstance(error, HostError)
+    assert f"the {service} service ended unexpectedly; its output: {tmp_path / service}.log" in str(error)
+    assert_all_gone(domain, pids)
+
+
+def process_of(service: str, runtime: Path) -> int:
+    """The process ID of a shared service; its last argument is its name."""
+    (found,) = (line for line in processes(runtime) if line.rstrip().endswith(f" {service}"))
+    return int(found.split()[1].rstrip(":"))
 
 
 def test_a_guest_that_hangs_is_silent(request: pytest.FixtureRequest, start_domain: StartDomain) -> None:

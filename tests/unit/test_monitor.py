@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -285,6 +286,38 @@ def test_end_of_a_helper_is_this_machines_fault(tmp_path: Path) -> None:
         assert caught.value.exit_code == 3
 
     play(tmp_path, script)
+
+
+def test_end_of_a_service_is_noticed_while_answers_wait_to_be_read(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+
+    async def script(scene: Scene) -> None:
+        scene.monitor.watch_service("network", ours.fileno(), Path("/run/network.log"))
+        theirs.send(b"an answer")
+        assert await scene.monitor.guard(asyncio.sleep(0.1, "fine"), deadline()) == "fine"
+        scene.later(0.01, theirs.close)
+        expected = "the network service ended unexpectedly; its output: /run/network.log"
+        with pytest.raises(HostError, match=expected) as caught:
+            await scene.monitor.guard(asyncio.sleep(60), deadline())
+        assert caught.value.exit_code == 3
+        # Nobody's answer has been taken away.
+        assert ours.recv(100) == b"an answer"
+
+    with ours, theirs:
+        play(tmp_path, script)
+
+
+def test_end_of_a_service_after_the_expected_end_is_no_failure(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+
+    async def script(scene: Scene) -> None:
+        scene.monitor.watch_service("network", ours.fileno(), Path("/run/network.log"))
+        scene.monitor.expect_end()
+        theirs.close()
+        assert await scene.monitor.guard(asyncio.sleep(0.1, "fine"), deadline()) == "fine"
+
+    with ours, theirs:
+        play(tmp_path, script)
 
 
 def test_expected_end_is_no_failure(tmp_path: Path) -> None:
