@@ -128,8 +128,13 @@ class Domain:
 
     @property
     def logs(self) -> Path:
-        """Directory of its logs, which outlives it."""
-        return self.parts.logs
+        """Directory of its logs, which outlives it.
+
+        :raise UsageError: it has not been launched.
+        """
+        if self._log_directory is None:
+            raise UsageError(f"domain {self.name} is {self.state}: it has no logs yet")
+        return self._log_directory
 
     @property
     def image(self) -> BuiltImage:
@@ -205,6 +210,7 @@ class Domain:
             self._parts = assemble(
                 self.definition, self._accelerator_request, self._shared_lease, self._log_directory, self._stack
             )
+            self._log_directory = self._parts.logs
             self._parts.record.addresses = self.addresses
             self._set_state(DomainState.STARTING)
             loop.run(self._connect(self._parts))
