@@ -9,6 +9,7 @@ reads every field exactly once. That copy is what must be checked and used, neve
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -37,7 +38,7 @@ def ring_size(memory_size: int, entry_size: int) -> int:
     return 1 << (entries.bit_length() - 1)
 
 
-class _Ring:
+class _Ring(ABC):
     """What both ends have in common: one produces into the ring what the other consumes."""
 
     __slots__ = ("_entry_size", "_fence", "_mask", "_published", "_words", "cons", "memory", "prod_pvt", "size")
@@ -60,12 +61,12 @@ class _Ring:
         self._words = memory[:HEADER_SIZE].cast("I")
         self._fence = fence
 
+    @abstractmethod
     def unconsumed(self) -> int:
         """Number of entries that may be taken now.
 
         :raise RingError: the other end's producer index is impossible.
         """
-        raise NotImplementedError
 
     def take(self) -> int:
         """Byte offset of the next entry from the other end, which is consumed; as often as ``unconsumed`` has said."""
