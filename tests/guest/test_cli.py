@@ -304,8 +304,11 @@ def own_runtime(environment: dict[str, str]) -> Iterator[tuple[Path, dict[str, s
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda end: end.name)
-@pytest.mark.parametrize("state", ["created", "starting", "running"])
-@pytest.mark.parametrize("verb", ["boot", "create"])
+@pytest.mark.parametrize(
+    ("verb", "state"),
+    # A domain that runs is create's work done: then a signal to create may come too late to undo it.
+    [("boot", "created"), ("boot", "starting"), ("boot", "running"), ("create", "created"), ("create", "starting")],
+)
 def test_a_signal_leaves_nothing(
     verb: str, state: str, end: signal.Signals, name: str, own_runtime: tuple[Path, dict[str, str]], tmp_path: Path
 ) -> None:

@@ -226,14 +226,17 @@ def test_a_guest_that_does_not_boot_in_time_is_silent(request: pytest.FixtureReq
 
 
 def test_a_paused_domain_goes_on_where_it_was(pv: Domain) -> None:
-    counter = "i=0; while :; do i=$((i+1)); echo $i > /tmp/count; done"
+    counter = "i=0; until [ -e /tmp/stop ]; do i=$((i+1)); echo $i > /tmp/next; mv /tmp/next /tmp/count; done"
     pv.start_service(["sh", "-c", counter])
+    passed = 'until [ -e /tmp/count ] && [ "$(cat /tmp/count)" -gt "$1" ]; do :; done; cat /tmp/count'
+    before = int(pv.execute(["sh", "-c", passed, "sh", "0"]).check().text)
     pv.pause()
     assert pv.state == DomainState.PAUSED
     with pytest.raises(UsageError, match="is paused, not running"):
         pv.execute(["true"])
     pv.unpause()
-    assert int(pv.execute(["cat", "/tmp/count"]).check().text) > 0
+    assert int(pv.execute(["sh", "-c", passed, "sh", str(before)]).check().text) > before
+    pv.execute(["touch", "/tmp/stop"]).check()
 
 
 def test_a_name_is_taken_once(pv: Domain) -> None:
