@@ -37,9 +37,12 @@ def get() -> asyncio.AbstractEventLoop:
     global _loop  # noqa: PLW0603 - "one per process" is the point of this module
     with _start_lock:
         if _loop is None:
-            _loop = asyncio.new_event_loop()
-            _loop.set_exception_handler(_report)
-            threading.Thread(target=_loop.run_forever, name="harness-loop", daemon=True).start()
+            fresh = asyncio.new_event_loop()
+            fresh.set_exception_handler(_report)
+            threading.Thread(target=fresh.run_forever, name="harness-loop", daemon=True).start()
+            # Only now: a signal may come between any two of these lines, and whoever found a loop that no thread runs
+            # would wait for it for ever.
+            _loop = fresh
         return _loop
 
 

@@ -97,3 +97,20 @@ def test_cancelled_background_task_is_not_reported(monkeypatch: pytest.MonkeyPat
 
     loop.run(start())
     assert reported == []
+
+
+def test_a_signal_while_the_loop_starts_leaves_no_dead_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_loop", None)
+
+    def interrupted(_: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loop.get()
+
+    async def answer() -> int:
+        return 42
+
+    assert loop.run(answer(), Deadline(10, "the answer")) == 42
