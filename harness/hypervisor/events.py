@@ -13,7 +13,7 @@ from enum import IntEnum
 from threading import Lock
 
 from harness.host.errors import GuestError
-from harness.hypervisor.layout import FRAME_SIZE, LINK_PORTS, PORT, LinkLayout
+from harness.hypervisor.layout import FRAME_SIZE, LINK_PORTS, PORT, PREMADE_PORTS, LinkLayout
 
 _lock = Lock()
 
@@ -52,6 +52,8 @@ class EventChannels:
     :param ring_fds: eventfd of each vector of the other end.
     :param vector: the vector that ``wait_fd`` belongs to.
     :param ports: local port numbers that belong to this process.
+    :ivar sent: how often each open port was sent to.
+    :ivar received: how often each open port was found pending.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class EventChannels:
         self.vector = vector
         self._ring_fds = tuple(ring_fds)
         self._range = ports
+        self._premade = PREMADE_PORTS[end]
 
         def area(frame: int, size: int) -> memoryview:
             return memory[frame * FRAME_SIZE : frame * FRAME_SIZE + size]
@@ -86,6 +89,8 @@ class EventChannels:
         self._other_ports = area(layout.ports_frame[other], LINK_PORTS * PORT.size).cast("Q")
         # Ports made by the toolstack, or left by a process that served this range before.
         self._open = {port for port in ports if self._entry(self._ports, port)[0] != PortState.CLOSED}
+        self.sent = dict.fromkeys(self._open, 0)
+        self.received = dict.fromkeys(self._open, 0)
 
     @staticmethod
     def _entry(table: memoryview, port: int) -> tuple[int, int, int]:
@@ -107,6 +112,7 @@ class EventChannels:
                 self._pending[port] = 0
                 self._mask[port] = 0
                 self._open.add(port)
+                self.sent[port] = self.received[port] = 0
                 return port
         raise EventError(f"no free port in {self._range.start}..{self._range.stop - 1}")
 
@@ -151,6 +157,21 @@ class EventChannels:
                 self._set_entry(self._other_ports, remote, PortState.UNBOUND, vector, 0)
         self._set_entry(self._ports, port, PortState.CLOSED, 0, 0)
         self._open.remove(port)
+        del self.sent[port], self.received[port]
+
+    def reset(self) -> None:
+        """Begin as if nobody had served these ports before: for the successor of a process that has died.
+
+        Ports that the predecessor left open are closed, and the other end's wait for a new binding. Those made by the
+        toolstack stay bound; they are unmasked, and pending, since the predecessor may have died over their last event.
+        """
+        for port in sorted(self._open):
+            if port in self._premade:
+                self._mask[port] = 0
+                self._pending[port] = 1
+            else:
+                self.close(port)
+        self._ring(self.wait_fd)
 
     def status(self, port: int) -> tuple[PortState, int | None]:
         """State of a local port, and the other end's port when it is interdomain.
@@ -180,6 +201,7 @@ class EventChannels:
             raise EventError(f"remote port {remote} wants vector {vector}, its end has {len(self._ring_fds)}")
         # Whatever was written for the other end to see must be visible before the event, and the event before we
         # look at the mask: its owner clears that first and looks at the event then.
+        self.sent[port] += 1
         fence()
         self._other_pending[remote] = 1
         fence()
@@ -228,6 +250,7 @@ class EventChannels:
             found.sort()
             for port in found:
                 pending[port] = 0
+                self.received[port] += 1
             fence()
         return found
 

@@ -147,9 +147,24 @@ class GrantMap:
 
     def _publish_status(self, ref: int) -> None:
         # From what we know, not from what the byte holds: the granter can write there, and would harm only itself.
-        self._statuses[ref] = (GTF_READING if ref in self._readers else 0) | (
-            GTF_READING | GTF_WRITING if ref in self._writers else 0
-        )
+        self._statuses[ref] = self._status(ref)
+
+    def _status(self, ref: int) -> int:
+        if ref in self._writers:
+            return GTF_READING | GTF_WRITING
+        return GTF_READING if ref in self._readers else 0
+
+    def reset(self) -> None:
+        """Begin as if nobody had mapped anything here before: for the successor of a process that has died.
+
+        The granter gets its frames back, except those that this object maps, and the store's, which another process of
+        this end has.
+        """
+        fresh = bytearray(len(self._statuses))
+        for ref in self.mapped:
+            fresh[ref] = self._status(ref)
+        self._statuses[:STORE_REF] = fresh[:STORE_REF]
+        self._statuses[STORE_REF + 1 :] = fresh[STORE_REF + 1 :]
 
     @property
     def mapped(self) -> frozenset[int]:

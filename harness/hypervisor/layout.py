@@ -50,6 +50,8 @@ STORE_PORTS = range(1, 64)
 """Ports of Domain 0 on a link that belong to the store; the first is bound to the guest's store port."""
 BACKEND_PORTS = range(64, LINK_PORTS)
 """Ports of Domain 0 on a link that belong to its backend process; the first is bound to the guest's console port."""
+PREMADE_PORTS = (frozenset((GUEST_STORE_PORT, GUEST_CONSOLE_PORT)), frozenset((STORE_PORTS[0], BACKEND_PORTS[0])))
+"""Ports of each end that the toolstack binds before either end runs."""
 STORE_VECTOR = 0
 BACKEND_VECTOR = 1
 DOMAIN_0_VECTORS = 2

@@ -39,9 +39,25 @@ def ring_size(memory_size: int, entry_size: int) -> int:
 
 
 class _Ring(ABC):
-    """What both ends have in common: one produces into the ring what the other consumes."""
+    """What both ends have in common: one produces into the ring what the other consumes.
 
-    __slots__ = ("_entry_size", "_fence", "_mask", "_published", "_words", "cons", "memory", "prod_pvt", "size")
+    :ivar notified: pushes of which the other end wanted to hear.
+    :ivar held_off: pushes of which it did not.
+    """
+
+    __slots__ = (
+        "_entry_size",
+        "_fence",
+        "_mask",
+        "_published",
+        "_words",
+        "cons",
+        "held_off",
+        "memory",
+        "notified",
+        "prod_pvt",
+        "size",
+    )
 
     _prod: ClassVar[int]
     """Header word of our producer index."""
@@ -55,6 +71,8 @@ class _Ring(ABC):
         self.size = ring_size(len(memory), entry_size)
         self.prod_pvt = start
         self.cons = start
+        self.notified = 0
+        self.held_off = 0
         self._published = start
         self._mask = self.size - 1
         self._entry_size = entry_size
@@ -89,7 +107,12 @@ class _Ring(ABC):
         # the index then. One of us sees the other.
         self._fence()
         moved: int = (new - old) & U32
-        return (new - self._words[self._prod_event]) & U32 < moved
+        if (new - self._words[self._prod_event]) & U32 < moved:
+            self.notified += 1
+            return True
+        if moved:
+            self.held_off += 1
+        return False
 
     def final_check(self, ahead: int = 1) -> bool:
         """Ask to be notified, then look once more: True when there is something to take already.

@@ -138,6 +138,41 @@ def test_a_process_that_comes_later_takes_over_the_ports_of_its_range(ends: Ends
         assert later.events.pending() == [bound]
 
 
+def test_a_successor_closes_what_its_predecessor_left_and_keeps_the_toolstacks_port(ends: Ends) -> None:
+    port, bound = connect(ends)
+    waiting = ends.backend.events.alloc_unbound()
+    ends.backend.events.mask(64)
+    ends.guest.events.send(2)
+    store_ports = ends.store.events.open_ports
+    with LinkEnd.from_fds(duplicated(ends.link.backend_fds()), vector=1, ports=range(64, LINK_PORTS)) as later:
+        later.events.reset()
+        assert later.events.open_ports == {64}
+        assert ends.guest.events.status(port) == (PortState.UNBOUND, None)
+        assert later.events.status(bound) == later.events.status(waiting) == (PortState.CLOSED, None)
+        assert rung(later)
+        assert later.events.pending() == [64], "the predecessor may have died over its last event"
+        ends.guest.events.send(2)
+        assert rung(later)
+        later.events.send(64)
+        assert ends.guest.events.pending() == [2]
+        again = later.events.bind_interdomain(port)
+        assert ends.guest.events.status(port) == (PortState.INTERDOMAIN, again)
+    assert ends.store.events.open_ports == store_ports
+    assert ends.guest.events.status(1) == (PortState.INTERDOMAIN, 1)
+
+
+def test_each_port_counts_its_events(ends: Ends) -> None:
+    port, bound = connect(ends)
+    for _ in range(3):
+        ends.guest.events.send(port)
+    assert ends.backend.events.pending() == [bound]
+    assert ends.guest.events.sent == {1: 0, 2: 0, port: 3}
+    # Binding made it pending once, and the three have become one.
+    assert ends.backend.events.received == {64: 0, bound: 2}
+    ends.backend.events.close(bound)
+    assert ends.backend.events.received == {64: 0}
+
+
 @pytest.mark.parametrize("port", [0, -1, LINK_PORTS, 1 << 40])
 def test_ports_that_do_not_exist(ends: Ends, port: int) -> None:
     with pytest.raises(EventError):

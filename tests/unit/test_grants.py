@@ -22,9 +22,10 @@ from harness.hypervisor.grants import (
     GrantStatus,
     pack_entry,
 )
-from harness.hypervisor.layout import NR_GRANTS, NR_RESERVED_REFS, LinkLayout
+from harness.hypervisor.layout import LINK_PORTS, NR_GRANTS, NR_RESERVED_REFS, LinkLayout
+from harness.hypervisor.link import LinkEnd
 from tests.unit.interleave import Interleaver
-from tests.unit.linkends import FRAMES, Ends, ends_of_a_link
+from tests.unit.linkends import FRAMES, Ends, duplicated, ends_of_a_link
 
 FRAME = LinkLayout.first_free_frame
 
@@ -100,6 +101,22 @@ def test_ending_access_stops_new_mappings_but_does_not_revoke_old_ones(ends: End
     assert ends.guest.table.end_access(ref)
     with pytest.raises(GrantError):
         ends.guest.table.end_access(ref)
+
+
+def test_a_successor_lets_go_of_what_its_predecessor_had_mapped(ends: Ends) -> None:
+    left, kept = (ends.guest.table.grant(FRAME + number, 0) for number in range(2))
+    ends.store.grants.map(1, write=True)
+    for ref in (0, left, kept):
+        ends.backend.grants.map(ref, write=True)
+    successor = LinkEnd.from_fds(duplicated(ends.link.backend_fds()), vector=1, ports=range(64, LINK_PORTS))
+    with successor:
+        held = successor.grants.map(kept, write=False)
+        successor.grants.reset()
+        assert [status_of(ends, ref) for ref in (0, 1, left, kept)] == [0, GTF_READING | GTF_WRITING, 0, GTF_READING]
+        assert ends.guest.table.end_access(left)
+        assert not ends.guest.table.end_access(kept)
+        successor.grants.unmap(held)
+        assert ends.guest.table.end_access(kept)
 
 
 @pytest.mark.parametrize("ref", [-1, NR_GRANTS, 0xFFFFFFFF])

@@ -83,6 +83,13 @@ class Queue(RuleBasedStateMachine):
         self.request_event = self.response_event = 1
         self.requests_put = self.requests_pushed = self.requests_taken = 0
         self.responses_put = self.responses_pushed = self.responses_taken = 0
+        self.wanted = self.unwanted = 0
+
+    def pushed(self, count: int, wanted: bool) -> None:
+        self.wanted += wanted
+        self.unwanted += count > 0 and not wanted
+        assert self.front.notified + self.back.notified == self.wanted
+        assert self.front.held_off + self.back.held_off == self.unwanted
 
     @precondition(lambda self: self.front.free)
     @rule(data=st.binary(min_size=ENTRY, max_size=ENTRY))
@@ -96,6 +103,7 @@ class Queue(RuleBasedStateMachine):
     def push_requests(self) -> None:
         wanted = self.requests_pushed < self.request_event <= self.requests_put
         assert self.front.push() is wanted
+        self.pushed(len(self.put_requests), wanted)
         self.requests_pushed = self.requests_put
         self.requests += self.put_requests
         self.put_requests.clear()
@@ -123,6 +131,7 @@ class Queue(RuleBasedStateMachine):
     def push_responses(self) -> None:
         wanted = self.responses_pushed < self.response_event <= self.responses_put
         assert self.back.push() is wanted
+        self.pushed(len(self.put_responses), wanted)
         self.responses_pushed = self.responses_put
         self.responses += self.put_responses
         self.put_responses.clear()
