@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import NoReturn
 
-from harness.backend.console import Console
+from harness.backend.console import Console, serve_first_console
 from harness.backend.domain import DomainBackends
 from harness.backend.loop import Loop
 from harness.host.errors import HarnessError, HostError
@@ -24,7 +24,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m harness.backend", description=__doc__)
     parser.add_argument("--domid", type=int, required=True, help="the domain to serve")
     parser.add_argument("--link", type=descriptors, required=True, help="descriptors of its link: memory, doorbells")
-    parser.add_argument("--console", type=int, help="descriptor of the stream its console is connected to")
+    parser.add_argument(
+        "--console", type=descriptors, default=[], help="descriptors of the streams its consoles are connected to"
+    )
     arguments = parser.parse_args()
     try:
         serve(arguments.domid, arguments.link, arguments.console)
@@ -33,9 +35,10 @@ def main() -> int:
         return error.exit_code
 
 
-def serve(domid: int, link_fds: list[int], console: int | None) -> NoReturn:
+def serve(domid: int, link_fds: list[int], streams: list[int]) -> NoReturn:
     """Serve a domain until this process is killed.
 
+    :param streams: one for each console, the first one's first; without any, what is printed there is thrown away.
     :raise HarnessError: it cannot be served, or the store is gone.
     """
     store = StoreClient.connect_if_running()
@@ -43,9 +46,10 @@ def serve(domid: int, link_fds: list[int], console: int | None) -> NoReturn:
         raise HostError("there is no store to find devices in", hint="a domain is introduced to it before its backend")
     link = LinkEnd.from_fds(link_fds, vector=BACKEND_VECTOR, ports=BACKEND_PORTS)
     loop = Loop(link.events)
-    Console(loop, link, BACKEND_PORTS[0], console)
+    serve_first_console(loop, link, BACKEND_PORTS[0], streams[0] if streams else None)
+    consoles = {number: Console(f"console {number}", loop, stream) for number, stream in enumerate(streams[1:], 1)}
     # It lives as long as the loop calls it.
-    DomainBackends(domid, store, link, loop)
+    DomainBackends(domid, store, link, loop, consoles)
     loop.run()
 
 

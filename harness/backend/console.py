@@ -1,124 +1,186 @@
-"""The backend of a domain's first console: a ring page on one side, a byte stream on the other."""
+"""The backends of a domain's consoles: a ring page on one side, a byte stream on the other."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
+from harness.backend.frontend import Frontend
 from harness.backend.loop import EDGE, Loop
+from harness.bus.xenbus import BackendDevice
 from harness.host.errors import HarnessError
 from harness.hypervisor.events import fence
 from harness.hypervisor.link import LinkEnd
-from harness.ring.console import IN_SIZE, OUT_SIZE, input_ring, output_ring
+from harness.ring.byte_ring import ByteRing
+from harness.ring.console import OUT_SIZE, input_ring, output_ring
+
+
+class _Page:
+    """A console's page, and how to tell the guest that something in it has changed."""
+
+    def __init__(self, page: memoryview, notify: Callable[[], None]) -> None:
+        self.input: ByteRing = input_ring(page, fence)
+        self.output: ByteRing = output_ring(page, fence)
+        self.notify = notify
 
 
 class Console:
-    """Copies between the console's page and a stream.
+    """Copies between a console's page and a stream, while there is a page.
 
     What the guest prints while nobody reads the stream waits in the page, as does the guest; when the other end of
-    the stream is closed, or there is no stream, it is thrown away. What is typed waits until there is room for it.
+    the stream is closed, or there is no stream, it is thrown away. What is typed waits in the stream until there is
+    room for it in the page. Nothing waits in this process: who continues after its death continues with all of it.
 
-    :param link: the console's page is where its start info says; it needs no handshake.
-    :param port: the port at this end that the toolstack has bound to the guest's console port.
+    :param name: for messages.
     :param stream: a descriptor of a bidirectional stream, owned by this object from now on; None to discard.
     """
 
-    def __init__(self, loop: Loop, link: LinkEnd, port: int, stream: int | None) -> None:
-        page = link.frame(link.layout.console_frame)
+    def __init__(self, name: str, loop: Loop, stream: int | None) -> None:
+        self.name = name
         self._loop = loop
-        self._events = link.events
-        self._port = port
         self._stream = stream
-        self._input = input_ring(page, fence)
-        self._output = output_ring(page, fence)
-        self._typed = b""
-        self._printed = b""
+        self._page: _Page | None = None
         self._readable = self._writable = stream is not None
-        loop.add(self, self._fail)
         if stream is not None:
             os.set_blocking(stream, False)
             loop.watch(stream, self._stream_is_ready, EDGE)
+
+    def connect(self, page: memoryview, notify: Callable[[], None]) -> None:
+        """Serve a page, from where its indices are; ``notify`` tells the guest of every change."""
+        self.disconnect()
+        self._page = _Page(page, notify)
+        self._loop.add(self, self._fail)
+
+    def disconnect(self) -> None:
+        """Leave the page alone. The stream stays, for the next one."""
+        if self._page is not None:
+            self._loop.remove(self)
+            self._page = None
 
     def work(self) -> bool:
         """Copy what can be copied now.
 
         :raise GuestError: the page is corrupt.
         """
-        moved = self._read_ring()
-        if self._stream is not None and self._printed and self._writable:
-            moved |= self._write_stream(self._stream)
-        if self._stream is not None and not self._typed and self._readable:
-            moved |= self._read_stream(self._stream)
-        return moved | self._write_ring()
+        return self._page is not None and (self._print(self._page) | self._type(self._page))
 
     def arm(self) -> bool:
         """The guest notifies of every change of the page anyway; True when there is something to do already.
 
         :raise GuestError: the page is corrupt.
         """
-        if self._printed:
-            return self._writable
-        return self._output.used > 0 or (self._readable and not self._typed)
+        page = self._page
+        if page is None:
+            return False
+        printable = page.output.used > 0 and (self._writable or self._stream is None)
+        return printable or (self._readable and page.input.room > 0)
 
     def _fail(self, error: HarnessError) -> None:
         """Give the console up; the domain's devices go on."""
-        print(f"console: {error}", file=sys.stderr, flush=True)
-        self._loop.remove(self)
+        print(f"{self.name}: {error}", file=sys.stderr, flush=True)
+        self.disconnect()
         self._hang_up()
 
     def _stream_is_ready(self) -> None:
-        self._readable = self._writable = True
+        self._readable = self._writable = self._stream is not None
 
-    def _read_ring(self) -> bool:
-        """Take what the guest has printed, once what it printed before is gone."""
-        if self._printed:
-            return False
-        printed = self._output.read(OUT_SIZE)
+    def _print(self, page: _Page) -> bool:
+        """Pass on what the guest has printed, and only then give its room back."""
+        printed = page.output.peek(OUT_SIZE)
         if not printed:
             return False
-        if self._stream is not None:
-            self._printed = printed
-        self._events.send(self._port)
-        return True
-
-    def _write_ring(self) -> bool:
-        """Give the guest what was typed, as far as it has room for it."""
-        length = self._input.write(self._typed) if self._typed else 0
+        length = len(printed) if self._stream is None else self._write_stream(self._stream, printed)
         if not length:
             return False
-        self._typed = self._typed[length:]
-        self._events.send(self._port)
+        page.output.consume(length)
+        page.notify()
         return True
 
-    def _write_stream(self, stream: int) -> bool:
+    def _type(self, page: _Page) -> bool:
+        """Give the guest what was typed: no more is taken from the stream than it has room for."""
+        room = page.input.room
+        if not (self._readable and room) or self._stream is None:
+            return False
+        typed = self._read_stream(self._stream, room)
+        if typed:
+            page.input.write(typed)
+            page.notify()
+        return bool(typed)
+
+    def _write_stream(self, stream: int, printed: bytes) -> int:
+        if not self._writable:
+            return 0
         try:
-            length = os.write(stream, self._printed)
+            return os.write(stream, printed)
         except BlockingIOError:
             self._writable = False
-            return False
+            return 0
         except OSError:
             self._hang_up()
-            return True
-        self._printed = self._printed[length:]
-        return True
+            return len(printed)
 
-    def _read_stream(self, stream: int) -> bool:
+    def _read_stream(self, stream: int, room: int) -> bytes:
         try:
-            self._typed = os.read(stream, IN_SIZE)
+            typed = os.read(stream, room)
         except BlockingIOError:
             self._readable = False
-            return False
+            return b""
         except OSError:
+            typed = b""
+        if not typed:
             self._hang_up()
-            return True
-        if not self._typed:
-            self._hang_up()
-        return True
+        return typed
 
     def _hang_up(self) -> None:
         if self._stream is not None:
             self._loop.forget(self._stream)
             os.close(self._stream)
             self._stream = None
-        self._printed = b""
         self._readable = self._writable = False
+
+
+def serve_first_console(loop: Loop, link: LinkEnd, port: int, stream: int | None) -> Console:
+    """Serve the console whose page start info names: it has no states and needs no handshake.
+
+    :param port: the port at this end that the toolstack has bound to the guest's console port.
+    """
+    console = Console("console 0", loop, stream)
+    console.connect(link.frame(link.layout.console_frame), lambda: link.events.send(port))
+    return console
+
+
+class ConsoleDevice:
+    """The backend of a console that is found through XenBus, as all but the first are.
+
+    :param console: outlives this object: a frontend that connects again finds the same stream.
+    """
+
+    def __init__(self, device: BackendDevice, link: LinkEnd, console: Console) -> None:
+        self._device = device
+        self._link = link
+        self._console = console
+        self._connection = ExitStack()
+
+    def features(self) -> Mapping[str, str]:
+        """There is nothing to choose."""
+        return {}
+
+    def connect(self, frontend: str) -> Mapping[str, str]:
+        """Map the page in ``ring-ref``, bind to the event channel in ``port``, and serve them.
+
+        :raise GuestError: the frontend has written what cannot be.
+        """
+        nodes = Frontend(self._device.store, frontend)
+        with ExitStack() as connection:
+            page = nodes.map(connection, self._link, "ring-ref")
+            port = nodes.bind(connection, self._link, "port")
+            self._console.connect(page, lambda: self._link.events.send(port))
+            connection.callback(self._console.disconnect)
+            self._connection = connection.pop_all()
+        return {}
+
+    def disconnect(self) -> None:
+        """Let go of the page, with what is in it. May be called again."""
+        self._connection.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 
 from harness.backend.block import BlockDevice
+from harness.backend.console import Console, ConsoleDevice
 from harness.backend.loop import Loop
 from harness.backend.net import NetDevice
 from harness.backend.network_client import NetworkClient
@@ -16,8 +18,7 @@ from harness.hypervisor.link import LinkEnd
 from harness.store.client import StoreClient
 from harness.store.errors import StoreError
 
-KINDS = ("vbd", "vif")
-"""The console's backend has no handshake: it starts with the process."""
+KINDS = ("vbd", "vif", "console")
 
 
 class _Device(BackendDevice):
@@ -29,16 +30,20 @@ class _Device(BackendDevice):
 
 
 class DomainBackends:
-    """The block and network backends of a domain.
+    """The backends of a domain whose devices are found through XenBus.
 
     :param domid: the domain with the frontends.
+    :param consoles: by device number, all but the first console, which needs no handshake.
     """
 
-    def __init__(self, domid: int, store: StoreClient, link: LinkEnd, loop: Loop) -> None:
+    def __init__(
+        self, domid: int, store: StoreClient, link: LinkEnd, loop: Loop, consoles: Mapping[int, Console]
+    ) -> None:
         self._domid = domid
         self._store = store
         self._link = link
         self._loop = loop
+        self._consoles = {str(number): console for number, console in consoles.items()}
         self._network: NetworkClient | None = None
         self._devices: dict[str, _Device] = {}
         self._directories = {backend_directory(kind, domid): kind for kind in KINDS}
@@ -69,6 +74,8 @@ class DomainBackends:
             if error.name != "ENOENT":
                 raise
             names = []
+        if self._directories[directory] == "console":
+            names = [name for name in names if name in self._consoles]
         present = {f"{directory}/{name}" for name in names}
         for path in sorted(present - self._devices.keys()):
             self._add(path, self._directories[directory])
@@ -94,7 +101,10 @@ class DomainBackends:
     def _make(self, kind: str, device: BackendDevice) -> Backend:
         if kind == "vbd":
             return BlockDevice(device, self._link, self._loop)
-        name = f"vif{self._domid}.{device.path.rpartition('/')[2]}"
+        number = device.path.rpartition("/")[2]
+        if kind == "console":
+            return ConsoleDevice(device, self._link, self._consoles[number])
+        name = f"vif{self._domid}.{number}"
         return NetDevice(name, device, self._link, self._loop, self._connect_network)
 
     def _update(self, device: _Device) -> None:

@@ -48,8 +48,16 @@ class ByteRing:
         """
         return self._state()[2]
 
-    def read(self, limit: int) -> bytes:
-        """Take up to ``limit`` bytes out, fewer when fewer are there.
+    @property
+    def room(self) -> int:
+        """Bytes that can be put in.
+
+        :raise RingError: as ``used``.
+        """
+        return self.size - self.used
+
+    def peek(self, limit: int) -> bytes:
+        """A copy of up to ``limit`` bytes, fewer when fewer are there; they stay where they are.
 
         :raise RingError: as ``used``.
         """
@@ -57,9 +65,20 @@ class ByteRing:
         length = min(limit, used)
         start = cons & (self.size - 1)
         found = bytes(self._data[start : start + length])
-        found += bytes(self._data[: length - len(found)])
+        return found + bytes(self._data[: length - len(found)])
+
+    def consume(self, length: int) -> None:
+        """Give back the room of so many bytes: those that :meth:`peek` has copied."""
         self._fence()
-        self._words[self._cons] = (cons + length) & U32
+        self._words[self._cons] = (self._words[self._cons] + length) & U32
+
+    def read(self, limit: int) -> bytes:
+        """Take up to ``limit`` bytes out, fewer when fewer are there.
+
+        :raise RingError: as ``used``.
+        """
+        found = self.peek(limit)
+        self.consume(len(found))
         return found
 
     def write(self, data: bytes | memoryview) -> int:
