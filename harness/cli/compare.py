@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.cli.arguments import Subparsers, add_accelerator, comma_separated, positive
 from harness.compare import subjects
-from harness.compare.workloads import ALL, Workload
+from harness.compare.workloads import ALL, DEFAULT, Workload
 from harness.host.errors import UsageError
 from harness.host.progress import say
 
@@ -24,12 +24,19 @@ def add_parsers(verbs: Subparsers) -> None:
         type=comma_separated,
         default=list(subjects.DEFAULT),
         metavar="A,B,…",
-        help=f"of {', '.join(subjects.PATHS)} (default: all but e1000)",
+        help=f"of {', '.join(subjects.PATHS)} (default: {', '.join(subjects.DEFAULT)})",
     )
     verb.add_argument(
-        "--workloads", type=comma_separated, default=list(ALL), metavar="A,B,…", help=f"of {', '.join(ALL)}"
+        "--workloads",
+        type=comma_separated,
+        default=list(DEFAULT),
+        metavar="A,B,…",
+        help=f"of {', '.join(ALL)} (default: all but {', '.join(sorted(ALL.keys() - DEFAULT.keys()))})",
     )
     verb.add_argument("--repeat", type=positive, metavar="N", help="boots (default: 3; with --quick: 1)")
+    verb.add_argument(
+        "--busy", type=int, choices=range(9), default=0, metavar="N", help="keep N cores of the host busy meanwhile"
+    )
     verb.add_argument("--json", type=Path, metavar="FILE", help="also write samples, counts and ratios to FILE")
     verb.add_argument("--html", type=Path, metavar="FILE", help="also write the report as a page to FILE")
     add_accelerator(verb)
@@ -67,6 +74,7 @@ def _run(arguments: argparse.Namespace) -> None:
         seconds=1.5 if quick else 3.0,
         disk_size=(256 if quick else 1024) * MIB,
         accelerator=arguments.accel,
+        busy=arguments.busy,
     )
     if not plan.steps():
         raise UsageError("none of these workloads runs on any of these paths", hint="see: harness compare --help")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.compare.results import PAIRS, Results
 from harness.compare.statistics import compare, summarise
-from harness.compare.workloads import ALL, BLOCK, Metric, Workload
+from harness.compare.workloads import ALL, BlockWorkload, Metric, Workload
 
 STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
@@ -52,7 +52,7 @@ def _table(results: Results, workloads: Sequence[Workload], paths: Sequence[str]
 
 def tables(results: Results) -> list[list[list[str]]]:
     """The block table and the network table, each only if something of it was measured."""
-    block_names = {workload.name for workload in BLOCK}
+    block_names = {name for name, workload in ALL.items() if isinstance(workload, BlockWorkload)}
     measured = {workload for _, workload, _ in results.measured()}
     found = []
     for is_block in (True, False):

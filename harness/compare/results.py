@@ -13,6 +13,7 @@ from harness.compare.workloads import CPU, Metric, Sample, Workload
 PAIRS: tuple[tuple[str, str], ...] = (
     ("pv-block", "ide"),
     ("pv-block", "virtio-blk"),
+    ("pv-block", "null-blk"),
     ("pv-net", "ne2000"),
     ("pv-net", "e1000"),
     ("pv-net", "virtio-net"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.compare import counters, subjects
+from harness.compare.burner import busy_cores
 from harness.compare.network import ECHO_PORT, IPERF_PORT, Peer
 from harness.compare.results import Count, Guest, Host, Results
 from harness.compare.subjects import DevicePath, DiskPath
@@ -25,6 +26,8 @@ from harness.host.progress import step
 GRACE = 60.0
 """Seconds a run may take beyond its own length before the guest counts as silent."""
 COUNTED_OPERATIONS = 200
+NULL_BLOCK = ("modprobe", "null_blk", "queue_mode=2", "irqmode=0", "gb=4")
+"""The guest's disk without a device: requests through the whole block layer, answered at once."""
 CHUNK = 1 << 20
 
 
@@ -36,6 +39,7 @@ class Plan:
     :param boots: how often the domains are started anew; at least 1.
     :param seconds: length of one run.
     :param disk_size: bytes of the disk image that all disk paths share.
+    :param busy: processes that keep a core of the host busy meanwhile.
     """
 
     paths: list[DevicePath]
@@ -45,6 +49,7 @@ class Plan:
     seconds: float
     disk_size: int
     accelerator: str = "auto"
+    busy: int = 0
 
     def steps(self) -> list[tuple[Workload, DevicePath]]:
         """The runs of one round: workload by workload, so that the paths of one follow each other closely."""
@@ -85,7 +90,9 @@ class Comparison:
                     self._boot_spent = time.monotonic() - begun
                     first = next(iter(domains.values()))
                     results = results or Results(_host(first), _guest(first), started)
-                    self._measure(boot, domains, _peer(domains, stack), results)
+                    peer = _peer(domains, stack)
+                    stack.enter_context(busy_cores(self._plan.busy))
+                    self._measure(boot, domains, peer, results)
         if results is None:
             raise ValueError("a plan needs at least one boot")
         return results
@@ -143,17 +150,24 @@ class Comparison:
 
     def _register_accesses(self, domain: Domain, path: DiskPath, workload: BlockWorkload) -> Count:
         """Counted in a run of its own, since tracing slows the guest down."""
-        command = workload.command(domain.device(path.target), operations=COUNTED_OPERATIONS)
+        command = workload.command(self._device(domain, path), operations=COUNTED_OPERATIONS)
         taken = counters.register_accesses(
             domain, path.registers, lambda: domain.execute(command, timeout=GRACE).check()
         )
         return Count(path.name, workload.name, "register_accesses", taken / COUNTED_OPERATIONS)
 
+    def _device(self, domain: Domain, path: DiskPath) -> str:
+        """The guest's device file of a disk path."""
+        if path.model is not None:
+            return domain.device(path.target)
+        domain.execute(NULL_BLOCK).check()
+        return f"/dev/{path.target}"
+
     def _run(self, domain: Domain, path: DevicePath, workload: Workload, peer: Peer | None) -> Sample:
         seconds = self._plan.seconds
         match workload, path, peer:
-            case BlockWorkload(), DiskPath(target=target), _:
-                command = workload.command(domain.device(target), seconds=seconds)
+            case BlockWorkload(), DiskPath(), _:
+                command = workload.command(self._device(domain, path), seconds=seconds)
                 return workload.parse(domain.execute(command, timeout=seconds + GRACE).check().stdout)
             case StreamWorkload(), _, Peer():
                 command = workload.command(peer.address, IPERF_PORT, seconds=seconds)

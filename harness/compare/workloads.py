@@ -46,16 +46,22 @@ class Sample:
 
 @dataclass(frozen=True)
 class BlockWorkload:
-    """A fio job on a whole disk, past the guest's page cache."""
+    """A fio job on a whole disk, past the guest's page cache.
+
+    :param rate: operations per second it holds itself to; None: as many as possible.
+    """
 
     name: str
     mode: Literal["randread", "randwrite", "read", "write"]
     block_size: int
     depth: int
+    rate: int | None = None
 
     @property
     def headline(self) -> Metric:
         """The figure that the table shows."""
+        if self.rate is not None:
+            return CPU
         return IOPS if self.block_size <= 4096 else BLOCK_BANDWIDTH
 
     def command(self, device: str, *, seconds: float | None = None, operations: int | None = None) -> list[str]:
@@ -67,7 +73,7 @@ class BlockWorkload:
         return [
             *("fio", f"--name={self.name}", f"--filename={device}", f"--rw={self.mode}", f"--bs={self.block_size}"),
             *(f"--iodepth={self.depth}", "--ioengine=libaio", "--direct=1", "--norandommap", "--randrepeat=0"),
-            *("--output-format=json", *limit),
+            *("--output-format=json", *limit, *([f"--rate_iops={self.rate}"] if self.rate else [])),
         ]
 
     def parse(self, output: bytes) -> Sample:
@@ -162,4 +168,8 @@ NETWORK: tuple[NetworkWorkload, ...] = (
     StreamWorkload("tcp-host-to-guest", reverse=True),
     RoundTripWorkload("rr-1b"),
 )
-ALL: dict[str, Workload] = {workload.name: workload for workload in (*BLOCK, *NETWORK)}
+PACED = BlockWorkload("randread-4k-paced", "randread", 4096, 1, rate=100)
+"""Mostly nothing to find: what it costs the host to wait for the next request is the figure."""
+
+DEFAULT: dict[str, Workload] = {workload.name: workload for workload in (*BLOCK, *NETWORK)}
+ALL: dict[str, Workload] = {**DEFAULT, PACED.name: PACED}
