@@ -18,10 +18,13 @@ from harness.host.process import run
 BRIDGE = "br0"
 BRIDGE_OPTIONS = "stp_state 0 forward_delay 0 mcast_snooping 0"
 HOST_ADDRESS = "10.77.0.1"
+NETWORK = "10.77.0.0"
 PREFIX = 24
 MTU = 1500
 MIN_MTU = 68
 MAX_MTU = 65521
+"""What netif.h lets a packet have, less its Ethernet header."""
+MAX_QUEUES = 8
 
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
@@ -96,21 +99,23 @@ class Namespace:
         _ip(
             "link set lo up",
             # A fixed address: else the bridge's changes with its ports and breaks connections.
-            f"link add {BRIDGE} address {guest_mac(1)} mtu {MTU} type bridge {BRIDGE_OPTIONS}",
-            f"addr add {HOST_ADDRESS}/{PREFIX} dev {BRIDGE}",
-            f"link set {BRIDGE} up",
+            f"link add {BRIDGE} address {guest_mac(1)} type bridge {BRIDGE_OPTIONS}",
+            # The bridge passes what any port may have. What the host sends is for its receiver's MTU: see route().
+            f"link set {BRIDGE} mtu {MAX_MTU} up",
+            f"addr add {HOST_ADDRESS}/{PREFIX} dev {BRIDGE} noprefixroute",
+            f"route add {NETWORK}/{PREFIX} dev {BRIDGE} src {HOST_ADDRESS} mtu {MTU}",
         )
         return cls(own_user=own_user)
 
-    def add_tap(self, name: str, *, vnet_hdr: bool, mtu: int) -> int:
-        """Make a TAP port of the bridge; the caller closes the descriptor.
+    def add_tap(self, name: str, *, vnet_hdr: bool, mtu: int, queues: int) -> list[int]:
+        """Make a TAP port of the bridge; the caller closes the descriptors, one for each queue.
 
         :raise HostError: the name is taken, or there is no usable /dev/net/tun.
         """
         if name in {device for _, device in socket.if_nameindex()}:
             raise HostError(f"the private network already has a device {name}")
         try:
-            descriptor = open_tap(name, vnet_hdr=vnet_hdr)
+            descriptors = open_tap(name, vnet_hdr=vnet_hdr, queues=queues)
         except OSError as error:
             missing = error.errno in (errno.ENOENT, errno.ENODEV)
             hint = "modprobe tun" if missing else "make /dev/net/tun readable and writable for this user"
@@ -118,9 +123,20 @@ class Namespace:
         try:
             _ip(f"link set dev {name} mtu {mtu} master {BRIDGE}", f"link set dev {name} up")
         except BaseException:
-            os.close(descriptor)
+            for descriptor in descriptors:
+                os.close(descriptor)
             raise
-        return descriptor
+        return descriptors
+
+    def route(self, address: str, mtu: int) -> None:
+        """Have the host send packets of up to that size to a guest whose MTU is not the network's."""
+        _ip(f"route replace {address}/32 dev {BRIDGE} src {HOST_ADDRESS} mtu {mtu}")
+
+    def forget_route(self, address: str) -> None:
+        """The network's MTU is that guest's again."""
+        # It has gone by itself if the bridge has.
+        with contextlib.suppress(HarnessError):
+            _ip(f"route del {address}/32 dev {BRIDGE}", force=True)
 
     def remove_taps(self, names: set[str]) -> None:
         """Remove those of the TAP devices that still exist, whoever else holds a descriptor of them."""

@@ -13,20 +13,12 @@ import re
 import selectors
 import socket
 import sys
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from harness.backend.namespace import (
-    HOST_ADDRESS,
-    MAX_MTU,
-    MIN_MTU,
-    PREFIX,
-    Namespace,
-    guest_address,
-    guest_mac,
-)
-from harness.host.errors import HarnessError, HostError, UsageError
+from harness.backend.namespace import HOST_ADDRESS, MAX_MTU, MAX_QUEUES, MIN_MTU, MTU, PREFIX, Namespace
+from harness.backend.net_addresses import Addresses
+from harness.host.errors import HarnessError, UsageError
 from harness.host.service import leave
 
 MAX_REQUEST = 4096
@@ -45,36 +37,15 @@ Answer = tuple[Request, list[int]]
 """Fields of the reply, and descriptors to attach, closed once they are sent."""
 
 
-class Addresses:
-    """Guest numbers 2..254; the one that has been free for longest goes first."""
-
-    def __init__(self) -> None:
-        self._free = deque(range(2, 255))
-        self._macs: dict[str, str] = {}
-
-    def take(self, mac: str | None) -> tuple[str, str]:
-        """An address and its MAC, or the MAC that was asked for.
-
-        :raise HostError: all addresses, or this MAC, are in use.
-        """
-        if mac is not None and mac in self._macs.values():
-            raise HostError(f"the MAC address {mac} is in use by another guest")
-        if not self._free:
-            raise HostError("all guest addresses of the private network are in use")
-        number = self._free.popleft()
-        self._macs[guest_address(number)] = mac or guest_mac(number)
-        return guest_address(number), self._macs[guest_address(number)]
-
-    def give_back(self, address: str) -> None:
-        del self._macs[address]
-        self._free.append(int(address.rpartition(".")[2]))
-
-
 def _field(request: Request, key: str, kind: type[Value]) -> Value:
     value = request.get(key)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise UsageError(f"the network service wants {key} to be a {kind.__name__}, not {value!r}")
     return value
+
+
+def _optional(request: Request, key: str) -> str | None:
+    return _field(request, key, str) if request.get(key) is not None else None
 
 
 class Session(Protocol):
@@ -107,6 +78,7 @@ class Guest:
         self._namespace = namespace
         self._addresses = addresses
         self._taps: set[str] = set()
+        self._routes: dict[str, str] = {}
         self._leases: set[str] = set()
         self._operations: dict[str, Callable[[Request], Answer]] = {
             "describe": self._describe,
@@ -127,7 +99,7 @@ class Guest:
 
     def close(self) -> None:
         """Undo everything that was made for this client."""
-        self._namespace.remove_taps(self._taps)
+        self._remove(self._taps)
         for address in self._leases:
             self._addresses.give_back(address)
         self._namespace.forget_neighbours(self._leases)
@@ -136,7 +108,7 @@ class Guest:
         return {"address": HOST_ADDRESS, "prefix": PREFIX}, []
 
     def _lease(self, request: Request) -> Answer:
-        mac = _field(request, "mac", str) if request.get("mac") is not None else None
+        mac = _optional(request, "mac")
         if mac is not None and (not MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
             raise UsageError(f"{mac!r} is not the MAC address of a single card, such as 00:16:3e:00:00:01")
         address, mac = self._addresses.take(mac)
@@ -153,23 +125,35 @@ class Guest:
         return {}, []
 
     def _tap(self, request: Request) -> Answer:
-        name, mtu = _field(request, "name", str), _field(request, "mtu", int)
+        name, mtu, queues = _field(request, "name", str), _field(request, "mtu", int), _field(request, "queues", int)
         vnet_hdr = _field(request, "vnet_hdr", bool)
+        mac = _optional(request, "mac")
         if not DEVICE_NAME.fullmatch(name):
             raise UsageError(f"{name!r} is no name for a TAP device: up to 15 of a-z 0-9 . _ -, a letter first")
         if not MIN_MTU <= mtu <= MAX_MTU:
             raise UsageError(f"{mtu} is no MTU: expected {MIN_MTU} to {MAX_MTU}")
-        descriptor = self._namespace.add_tap(name, vnet_hdr=vnet_hdr, mtu=mtu)
+        if not 1 <= queues <= MAX_QUEUES:
+            raise UsageError(f"{queues} is no number of queues: expected 1 to {MAX_QUEUES}")
+        descriptors = self._namespace.add_tap(name, vnet_hdr=vnet_hdr, mtu=mtu, queues=queues)
         self._taps.add(name)
-        return {}, [descriptor]
+        address = self._addresses.of(mac) if mac is not None and mtu != MTU else None
+        if address is not None:
+            self._routes[name] = address
+            self._namespace.route(address, mtu)
+        return {}, descriptors
 
     def _remove_tap(self, request: Request) -> Answer:
         name = _field(request, "name", str)
         if name not in self._taps:
             raise UsageError(f"{name!r} was not made on this connection")
         self._taps.remove(name)
-        self._namespace.remove_taps({name})
+        self._remove({name})
         return {}, []
+
+    def _remove(self, taps: set[str]) -> None:
+        self._namespace.remove_taps(taps)
+        for name in taps & self._routes.keys():
+            self._namespace.forget_route(self._routes.pop(name))
 
     def _socket(self, request: Request) -> Answer:
         kind = _field(request, "kind", str)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from harness.backend.namespace import BRIDGE, MTU
+from harness.backend.namespace import BRIDGE, MAX_QUEUES, MTU
 from harness.host.errors import HostError
 from harness.host.service import connect
 
@@ -19,7 +19,7 @@ SERVICE = "network"
 MODULE = "harness.backend.network"
 
 MAX_REPLY = 65536
-MAX_DESCRIPTORS = 4
+MAX_DESCRIPTORS = MAX_QUEUES
 REPLY_SECONDS = 30.0
 
 KINDS = {
@@ -86,15 +86,22 @@ class NetworkClient:
         """Give an address back before the connection closes."""
         self._request("release", address=lease.address)
 
-    def tap(self, name: str, *, vnet_hdr: bool, mtu: int = MTU) -> int:
-        """Make a TAP device that is up and a port of the bridge.
+    def tap(self, name: str, *, vnet_hdr: bool) -> int:
+        """Make a TAP device that is up and a port of the bridge, with one queue and the network's MTU.
 
         :param vnet_hdr: frames are preceded by struct virtio_net_hdr, which offloads need.
         :return: its non-blocking descriptor, for the caller to close.
         :raise HostError: the name is taken, or TAP devices cannot be made.
         """
-        _, (descriptor,) = self._request("tap", name=name, vnet_hdr=vnet_hdr, mtu=mtu)
-        return descriptor
+        return self.tap_queues(name, vnet_hdr=vnet_hdr, mtu=MTU, queues=1)[0]
+
+    def tap_queues(self, name: str, *, vnet_hdr: bool, mtu: int, queues: int, mac: str | None = None) -> list[int]:
+        """As ``tap``, with several queues, or another MTU.
+
+        :param mac: of the guest behind it: the host, too, sends packets of that MTU to whom this MAC was leased.
+        :return: a descriptor for each queue.
+        """
+        return self._request("tap", name=name, vnet_hdr=vnet_hdr, mtu=mtu, queues=queues, mac=mac)[1]
 
     def remove_tap(self, name: str) -> None:
         """Remove a TAP device made on this connection, whoever still holds its descriptor."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from harness.backend.namespace import guest_address
-from harness.backend.network import Addresses
+from harness.backend.net_addresses import Addresses
 from harness.backend.network_client import NetworkClient
 from harness.backend.tap import TUN_DEVICE
 from harness.host.deadline import Deadline
@@ -122,7 +122,85 @@ def test_a_device_name_is_checked(client: NetworkClient, name: str) -> None:
 @needs_tap
 def test_an_mtu_is_checked(client: NetworkClient) -> None:
     with pytest.raises(HostError, match="no MTU"):
-        client.tap("vif1.0", vnet_hdr=True, mtu=1 << 16)
+        client.tap_queues("vif1.0", vnet_hdr=True, mtu=1 << 16, queues=1)
+
+
+@needs_tap
+@pytest.mark.parametrize("queues", [-1, 0, 9])
+def test_a_number_of_queues_is_checked(client: NetworkClient, queues: int) -> None:
+    with pytest.raises(HostError, match="no number of queues"):
+        client.tap_queues("vif1.0", vnet_hdr=True, mtu=1500, queues=queues)
+    assert devices(client) == {"lo", client.bridge}
+
+
+@needs_tap
+def test_a_tap_device_has_as_many_queues_as_it_is_asked_for(client: NetworkClient) -> None:
+    descriptors = client.tap_queues("vif1.0", vnet_hdr=True, mtu=1500, queues=8)
+    assert len(set(descriptors)) == 8
+    assert "vif1.0" in devices(client)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert devices(client) == {"lo", client.bridge}
+
+
+def say(sender: socket.socket, size: int, address: str) -> None:
+    sender.sendto(bytes(size), (address, 9))
+
+
+def sizes_of_ip_packets(tap: int) -> list[int]:
+    """IP packets that a TAP device without VNET_HDR gives at once."""
+    found = []
+    while True:
+        try:
+            packet = os.read(tap, 1 << 17)
+        except BlockingIOError:
+            return found
+        if packet[12:14] == b"\x08\x00":
+            found.append(len(packet) - 14)
+
+
+@needs_tap
+def test_the_host_sends_each_guest_what_its_mtu_allows(client: NetworkClient) -> None:
+    """The host's neighbours are entered by hand, since nobody answers its questions here."""
+    plain, jumbo = client.lease(), client.lease()
+    for lease in (plain, jumbo):
+        entry = ["ip", "neigh", "add", lease.address, "lladdr", lease.mac, "dev", client.bridge]
+        argv, descriptors = client.inside(entry)
+        subprocess.run(argv, pass_fds=descriptors, check=True)
+    # Only one port each time: what is for a MAC not seen yet goes to every port.
+    with client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        tap = client.tap("vif1.0", vnet_hdr=False)
+        say(sender, 3000, plain.address)
+        assert sorted(sizes_of_ip_packets(tap)) == [68, 1500, 1500]
+        os.close(tap)
+        for mtu in (9000, 65521):
+            (tap,) = client.tap_queues("vif2.0", vnet_hdr=False, mtu=mtu, queues=1, mac=jumbo.mac)
+            say(sender, min(mtu, 65535 - 28) - 28, jumbo.address)
+            assert sizes_of_ip_packets(tap) == [min(mtu, 65535 - 28)]
+            client.remove_tap("vif2.0")
+            os.close(tap)
+        tap = client.tap("vif2.0", vnet_hdr=False)
+        say(sender, 3000, jumbo.address)
+        assert sorted(sizes_of_ip_packets(tap)) == [68, 1500, 1500]
+        os.close(tap)
+
+
+@needs_tap
+def test_the_name_of_a_killed_clients_device_is_free_at_once(client: NetworkClient) -> None:
+    """As for the successor of a backend process that has died."""
+    program = (
+        "import signal; from harness.backend.network_client import NetworkClient as N;"
+        "c = N.connect(); c.tap_queues('vif3.0', vnet_hdr=True, mtu=9000, queues=2); print('made', flush=True);"
+        "signal.pause()"
+    )
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as victim:
+            assert victim.stdout is not None
+            assert victim.stdout.readline()
+            victim.send_signal(signal.SIGKILL)
+        with NetworkClient.connect() as successor:
+            os.close(successor.tap("vif3.0", vnet_hdr=True))
+            successor.remove_tap("vif3.0")
 
 
 @pytest.mark.parametrize(
