@@ -12,6 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bus.devices import Device, disk_number
+from harness.bus.features import (
+    ADAPTIVE,
+    ALL_BLOCK,
+    ALL_NET,
+    SECTOR_SIZES,
+    BlockFeatures,
+    NetFeatures,
+    Notifications,
+    nodes,
+)
 from harness.bus.nodes import Nodes
 from harness.bus.xenbus import XenbusState, read_state, wait_for_state
 from harness.host.deadline import Deadline
@@ -185,42 +195,73 @@ def _common_backend_nodes(device: Device) -> dict[str, str]:
     return {"frontend-id": str(device.domid), "online": "1"}
 
 
-def add_vbd(store: StoreClient, domid: int, target: str, path: Path, *, readonly: bool = False) -> Device:
+def add_vbd(
+    store: StoreClient,
+    domid: int,
+    target: str,
+    path: Path,
+    *,
+    readonly: bool = False,
+    cdrom: bool = False,
+    sector_size: int = SECTOR_SIZES[0],
+    features: BlockFeatures = ALL_BLOCK,
+    notifications: Notifications = ADAPTIVE,
+) -> Device:
     """Make a disk.
 
     :param target: its name in the guest, such as ``xvda``.
     :param path: the image file.
+    :param cdrom: the guest is to see a CD-ROM drive; it cannot write to it.
+    :param sector_size: bytes of a logical sector.
     :raise UsageError: there is no such name.
     """
     device = Device("vbd", domid, disk_number(target))
     initial = str(XenbusState.INITIALISING.value)
+    kind = "cdrom" if cdrom else "disk"
+    readonly = readonly or cdrom
+    for_frontend, for_backend = nodes(features, notifications)
+    if sector_size != SECTOR_SIZES[0]:
+        for_backend["sector-size"] = str(sector_size)
     _add_device(
         store,
         device,
         {
             "state": initial,
             "virtual-device": str(device.devid),
-            "device-type": "disk",
+            "device-type": kind,
             "trusted": "1",
+            **for_frontend,
         },
         {
             "params": str(path),
             **_common_backend_nodes(device),
-            "removable": "0",
+            "removable": "1" if cdrom else "0",
             "bootable": "1",
             "state": initial,
             "dev": target,
             "type": "file",
             "mode": "r" if readonly else "w",
-            "device-type": "disk",
-            "discard-enable": "0" if readonly else "1",
+            "device-type": kind,
+            "discard-enable": "1",
             "specification": "xen",
+            **for_backend,
+            **({"discard-enable": "0"} if readonly else {}),
         },
     )
     return device
 
 
-def add_vif(store: StoreClient, domid: int, devid: int, mac: str, bridge: str, *, mtu: int = 1500) -> Device:
+def add_vif(
+    store: StoreClient,
+    domid: int,
+    devid: int,
+    mac: str,
+    bridge: str,
+    *,
+    mtu: int = 1500,
+    features: NetFeatures = ALL_NET,
+    notifications: Notifications = ADAPTIVE,
+) -> Device:
     """Make a network interface.
 
     :param mac: six hexadecimal bytes separated by colons.
@@ -228,10 +269,11 @@ def add_vif(store: StoreClient, domid: int, devid: int, mac: str, bridge: str, *
     """
     device = Device("vif", domid, devid)
     initial = str(XenbusState.INITIALISING.value)
+    for_frontend, for_backend = nodes(features, notifications)
     _add_device(
         store,
         device,
-        {"state": initial, "handle": str(devid), "mac": mac, "trusted": "1", "mtu": str(mtu)},
+        {"state": initial, "handle": str(devid), "mac": mac, "trusted": "1", "mtu": str(mtu), **for_frontend},
         {
             **_common_backend_nodes(device),
             "state": initial,
@@ -239,6 +281,7 @@ def add_vif(store: StoreClient, domid: int, devid: int, mac: str, bridge: str, *
             "bridge": bridge,
             "handle": str(devid),
             "type": "vif",
+            **for_backend,
         },
         guest_reads=("mtu",),
     )
