@@ -30,7 +30,9 @@ struct link_grants {
 	spinlock_t lock;		/* both maps */
 	unsigned long *used;
 	unsigned long *leaving;		/* access ended, but still mapped */
-	u32 first, end;			/* frames that may be granted */
+	u32 first, end;			/* frames that may be granted now */
+	u32 limit;			/* ... once the table has grown */
+	u32 nr_frames;			/* of the table */
 	struct delayed_work reclaim;
 };
 
@@ -117,6 +119,10 @@ void cancel_watch(struct pvbus_watch *watch);
 
 int devices_start(struct bus_link *bl);
 void devices_stop(struct bus_link *bl);
+
+/* The idle state that looks at rings; for all links, before the first. */
+void idle_start(void);
+void idle_stop(void);
 
 extern struct bus_type pvbus_bus_type;
 

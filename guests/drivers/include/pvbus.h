@@ -126,6 +126,65 @@ void link_grant_free(struct link *link, struct link_grant *grant);
 /* Is any frame of the run mapped by the other end just now? */
 bool link_grant_in_use(struct link *link, const struct link_grant *grant);
 
+/* ---- looking at rings while idle ---------------------------------------- */
+
+/* The values of the node "notification". */
+enum link_notification {
+	LINK_ADAPTIVE,		/* look as long as that has been paying */
+	LINK_EVENT,		/* never look, wait for events */
+	LINK_POLL,		/* never halt while something is expected */
+};
+
+/*
+ * A ring that an idle processor looks at, instead of halting until there is an
+ * event. All callbacks may take spinlocks but not sleep; they are not called
+ * from within link_poller_...() and never two of one poller at a time.
+ *
+ * ready() says whether the other end has produced something: a plain read of the
+ * shared index, as it is called very often.
+ *
+ * quiet(true) says that somebody will look, so the driver is not to ask for
+ * events until quiet(false) is called, wherever else it would do so: it parks its
+ * event index (rsp_event = rsp_cons) and remembers that, under its own lock.
+ * After quiet(false), which asks for an event, the bus looks once more itself.
+ *
+ * handler() is called with interrupts and softirqs off when there is something,
+ * like the handler of an event, also while events are off.
+ */
+struct link_poller {
+	const char *name;	/* in statistics, such as "vbd-51712-0" */
+	struct link *link;
+	enum link_notification notification;
+	bool (*ready)(struct link_poller *p);
+	void (*quiet)(struct link_poller *p, bool quiet);
+	irqreturn_t (*handler)(struct link_poller *p);
+	/* statistics, see /sys/bus/pvbus/idle */
+	u64 found, in_vain, cycles;
+	/* private */
+	struct list_head list;
+	bool expecting, active, is_quiet, looking;
+	u32 window;		/* microseconds to look; 0: try now and then */
+	u32 backoff, skip;
+	u64 since, until;	/* cycles */
+};
+
+/* Process context. After remove() has returned, no callback runs any more. */
+void link_poller_add(struct link_poller *p);
+void link_poller_remove(struct link_poller *p);
+
+/*
+ * Something will come soon (a request has been submitted, a packet sent), or
+ * nothing will as nothing is in flight. Any context; cheap enough for each
+ * request. A poller that expects nothing is not looked at, and looking in vain
+ * ends the expectation, except with LINK_POLL.
+ */
+static inline void link_poller_expect(struct link_poller *p, bool something)
+{
+	WRITE_ONCE(p->expecting, something);
+	if (something)
+		WRITE_ONCE(p->active, true);
+}
+
 /* ---- start info -------------------------------------------------------- */
 
 /* The first console's ring page (struct xencons_interface), or NULL; its port. */
@@ -246,6 +305,9 @@ void pvbus_unregister_driver(struct pvbus_driver *drv);
 /* Write our state, in a transaction which does not resurrect a removed node. */
 int pvbus_switch_state(struct pvbus_device *dev, enum xenbus_state state);
 enum xenbus_state pvbus_read_otherend_state(struct pvbus_device *dev);
+
+/* The strategy in the device's own node; adaptive unless it says otherwise. */
+enum link_notification pvbus_read_notification(struct pvbus_device *dev);
 
 /*
  * Wait until the other end is Closed or gone, some seconds at most. For remove():
