@@ -9,11 +9,14 @@ from pathlib import Path
 from harness.host.process import Child, spawn
 from harness.hypervisor.link import Link
 
+MODULE = "harness.backend"
+
 
 def start_backend(
     domid: int,
     link: Link,
     *,
+    module: str = MODULE,
     log: Path,
     console_fd: int | None,
     lease_fds: Sequence[int] = (),
@@ -24,6 +27,8 @@ def start_backend(
     It finds the devices itself, whenever they appear in XenStore; the domain must have been introduced to the store.
 
     :param link: the domain's link to Domain 0.
+    :param module: what Python runs as the process: it gets the same options and descriptors as :mod:`harness.backend`,
+        and has to serve the devices as that does, or as badly as a test wants.
     :param log: receives what goes wrong with devices.
     :param console_fd: one end of a bidirectional stream for the domain's console, made non-blocking and kept by the
         caller until this returns; None to throw away what the guest prints there.
@@ -36,7 +41,7 @@ def start_backend(
         argv += ["--console", str(console_fd)]
     return spawn(
         f"the backend of domain {domid}",
-        [sys.executable, "-m", "harness.backend", *argv],
+        [sys.executable, "-m", module, *argv],
         log=log,
         pass_fds=[*link_fds, *([] if console_fd is None else [console_fd]), *lease_fds],
         env=env,

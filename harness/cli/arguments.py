@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.domain.definition import Definition, load
+from harness.domain.definition import Definition
+from harness.domain.definition_file import load
 from harness.host.directories import GUESTS
 from harness.host.errors import UsageError
 

@@ -53,11 +53,13 @@ def assemble(
     accelerator_request: str,
     shared_lease: Lease | None,
     log: Path | None,
+    backend: str,
     stack: ExitStack,
 ) -> Parts:
     """Start everything a definition asks for; call this in a thread that lives as long as the domain.
 
     :param log: directory for logs, or None: a new one.
+    :param backend: the Python module to run as the backend process of a paravirtual domain.
     :param stack: takes it apart again, also when this fails half way.
     :raise HarnessError: something is missing, in use, or does not start.
     """
@@ -70,7 +72,7 @@ def assemble(
     network, cards = networks.attach(definition.networks, stack)
     paravirtual = None
     if definition.kind == "pv":
-        paravirtual = stack.enter_context(Paravirtual(definition, image, claim.record, attached, cards, log))
+        paravirtual = stack.enter_context(Paravirtual(definition, image, claim.record, attached, cards, log, backend))
     with ExitStack() as handed_over:
         console, agent = (_pair(stack, handed_over) for _ in range(2))
         machine = Machine(

@@ -56,6 +56,10 @@ class Value:
         line = self.node.start_mark.line + 1 if self.node.start_mark else None
         return DefinitionError(self.file, line, self.key or None, problem, expected=expected)
 
+    @property
+    def is_mapping(self) -> bool:
+        return isinstance(self.node, yaml.MappingNode)
+
     def mapping(self, allowed: Collection[str]) -> dict[str, Value]:
         """The value as a mapping from some of the allowed keys.
 

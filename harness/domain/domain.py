@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 from qemu.qmp import QMPError
 
+from harness.backend import launch as backend_launch
 from harness.backend.network_client import SERVICE as NETWORK
 from harness.backend.network_client import NetworkClient
 from harness.domain import disks, networks
@@ -71,6 +72,8 @@ class Domain:
     :param accelerator: ``auto``, ``kvm`` or ``tcg``.
     :param shared_lease: a lease held by the caller on an image that several domains take turns on.
     :param logs: an existing directory for its logs; default: a new one.
+    :param backend: the Python module to run as the backend process of a paravirtual domain; for drivers that are to
+        meet a backend written for that, see :func:`harness.backend.launch.start_backend`.
     """
 
     def __init__(
@@ -80,12 +83,14 @@ class Domain:
         accelerator: str = "auto",
         shared_lease: Lease | None = None,
         logs: Path | None = None,
+        backend: str = backend_launch.MODULE,
     ) -> None:
         self.definition = definition
         self.state = DomainState.CREATED
         self._accelerator_request = accelerator
         self._shared_lease = shared_lease
         self._log_directory = logs
+        self._backend_module = backend
         self._stack = ExitStack()
         self._parts: Parts | None = None
         self._console: ConsoleLog | None = None
@@ -208,7 +213,12 @@ class Domain:
         self.state = DomainState.STARTING
         try:
             self._parts = assemble(
-                self.definition, self._accelerator_request, self._shared_lease, self._log_directory, self._stack
+                self.definition,
+                self._accelerator_request,
+                self._shared_lease,
+                self._log_directory,
+                self._backend_module,
+                self._stack,
             )
             self._log_directory = self._parts.logs
             self._parts.record.addresses = self.addresses

@@ -37,6 +37,7 @@ class Paravirtual:
 
     :param record: of the domain; gets the backend's process ID.
     :param logs: directory for the backend's log.
+    :param backend: the Python module to run as the domain's backend process.
     :raise HostError: the link, the store or the backend cannot be had.
 
     :ivar console: our end of the paravirtual console.
@@ -51,6 +52,7 @@ class Paravirtual:
         disks: Sequence[AttachedDisk],
         networks: Sequence[AttachedNetwork],
         logs: Path,
+        backend: str,
     ) -> None:
         self._stack = ExitStack()
         try:
@@ -66,6 +68,7 @@ class Paravirtual:
                 self.backend = start_backend(
                     record.domid,
                     self.link,
+                    module=backend,
                     log=logs / "backend.log",
                     console_fd=theirs.fileno(),
                     lease_fds=[descriptor for one in disks for descriptor in one.lease.descriptors],
@@ -150,9 +153,38 @@ def _devices(
 ) -> list[Device]:
     """Write the nodes of all devices; those returned connect through XenBus, which the first console does not."""
     toolstack.add_console(store, domid, link)
-    found = [
-        toolstack.add_vbd(store, domid, one.disk.target, one.lease.path, readonly=one.disk.readonly) for one in disks
+    return [
+        *(add_disk(store, domid, one) for one in disks),
+        *(add_network(store, domid, number, one) for number, one in enumerate(networks)),
     ]
-    for number, one in enumerate(networks):
-        found.append(toolstack.add_vif(store, domid, number, one.lease.mac, NetworkClient.bridge))
-    return found
+
+
+def add_disk(store: StoreClient, domid: int, one: AttachedDisk) -> Device:
+    """Write the nodes of a disk."""
+    disk = one.disk
+    return toolstack.add_vbd(
+        store,
+        domid,
+        disk.target,
+        one.lease.path,
+        readonly=disk.readonly,
+        cdrom=disk.cdrom,
+        sector_size=disk.sector_size,
+        features=disk.features,
+        notifications=disk.notifications,
+    )
+
+
+def add_network(store: StoreClient, domid: int, devid: int, one: AttachedNetwork) -> Device:
+    """Write the nodes of a network interface."""
+    card = one.network
+    return toolstack.add_vif(
+        store,
+        domid,
+        devid,
+        one.lease.mac,
+        NetworkClient.bridge,
+        mtu=card.mtu,
+        features=card.features,
+        notifications=card.notifications,
+    )

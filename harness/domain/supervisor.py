@@ -20,7 +20,8 @@ from pathlib import Path
 
 from harness.domain import logs, messages
 from harness.domain.control import ControlServer
-from harness.domain.definition import Definition, load
+from harness.domain.definition import Definition
+from harness.domain.definition_file import load
 from harness.domain.domain import Domain
 from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestGone, HarnessError

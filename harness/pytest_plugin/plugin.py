@@ -6,12 +6,15 @@ test fails, the report shows the last console lines of every domain it had, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
+from typing import Protocol
 
 import pytest
 
-from harness.domain.definition import Definition, load
+from harness.backend.launch import MODULE
+from harness.domain.definition import Definition
+from harness.domain.definition_file import load
 from harness.domain.domain import Domain
 from harness.host.directories import GUESTS
 from harness.host.errors import HarnessError
@@ -19,7 +22,13 @@ from harness.machine import accelerator
 
 CONSOLE_LINES = 20
 
-StartDomain = Callable[[Definition], Domain]
+
+class StartDomain(Protocol):
+    """Starts a domain and returns when it is ready."""
+
+    def __call__(self, definition: Definition, *, backend: str = MODULE) -> Domain:
+        """:param backend: the Python module to run as its backend process, see :class:`Domain`."""
+
 
 _alive: list[Domain] = []
 
@@ -59,8 +68,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _starter(request: pytest.FixtureRequest, stack: ExitStack) -> StartDomain:
-    def start(definition: Definition) -> Domain:
-        domain = stack.enter_context(Domain(definition, accelerator=request.config.getoption("accel")))
+    def start(definition: Definition, *, backend: str = MODULE) -> Domain:
+        accelerator = request.config.getoption("accel")
+        domain = stack.enter_context(Domain(definition, accelerator=accelerator, backend=backend))
         domain.launch()
         _alive.append(domain)
         stack.callback(_alive.remove, domain)

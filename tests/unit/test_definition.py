@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.domain.definition import KEYS, Disk, Network, define, load
+from harness.domain.definition import Disk, Network
+from harness.domain.definition_file import KEYS, define, load
 from harness.domain.definition_yaml import DOCUMENT_LIMIT, SIZE_UNITS, format_size, parse_document
 from harness.host.directories import GUESTS
 from harness.host.errors import DefinitionError

@@ -1,0 +1,131 @@
+"""Reads the disks of a definition, and looks at their images."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from harness.bus.features import ADAPTIVE, ALL_BLOCK, SECTOR_SIZES, BlockFeatures
+from harness.domain.definition import Disk, DiskModel, Kind
+from harness.domain.definition_features import check_kind, check_paravirtual, read_features, read_notifications
+from harness.domain.definition_yaml import Value
+
+DISK_MAXIMUM = 16 << 40
+DISKS_MAXIMUM = 16
+
+KEYS = ("target", "model", "path", "size", "readonly")
+PARAVIRTUAL_KEYS = ("cdrom", "sector-size", "notification", "features")
+
+TARGETS: dict[DiskModel, re.Pattern[str]] = {
+    "ide": re.compile(r"hd[a-d]"),
+    "pv": re.compile(r"xvd[a-p]"),
+    "virtio": re.compile(r"vd[a-p]"),
+}
+TARGETS_EXPECTED: dict[DiskModel, str] = {
+    "ide": "hda to hdd (the piix3 controller has room for four)",
+    "pv": "xvda to xvdp",
+    "virtio": "vda to vdp",
+}
+
+
+Identity = tuple[Literal["file", "device"], int, int]
+"""What an image is, by whatever path it is reached: a device's number, or a file's device and inode."""
+
+
+def read_disks(value: Value, kind: Kind) -> tuple[Disk, ...]:
+    """The disks of a domain of some kind, each target and each image once."""
+    disks: list[Disk] = []
+    images: dict[Identity, Path] = {}
+    for entry in value.sequence(DISKS_MAXIMUM):
+        found = entry.mapping((*KEYS, *PARAVIRTUAL_KEYS))
+        disk = read_disk(entry, found, kind)
+        if any(disk.target == other.target for other in disks):
+            raise found["target"].error(f"two disks are called {disk.target}", expected="each target once")
+        if disk.path is not None:
+            _check_image_once(found["path"], disk.path, images)
+        disks.append(disk)
+    return tuple(disks)
+
+
+def read_disk(entry: Value, found: Mapping[str, Value], kind: Kind) -> Disk:
+    """One disk, from the mapping that an entry is."""
+    for key in ("target", "model"):
+        if key not in found:
+            raise entry.error(f"the key {key!r} is missing", expected="such as {target: hda, model: ide, size: 1GiB}")
+    model = cast(DiskModel, found["model"].choice(get_args(DiskModel)))
+    check_kind(found["model"], kind)
+    check_paravirtual(found, PARAVIRTUAL_KEYS)
+    cdrom, readonly = (found[key].boolean() if key in found else False for key in ("cdrom", "readonly"))
+    if readonly and model == "ide":
+        raise found["readonly"].error("an IDE disk cannot be read-only", expected="false, or another model")
+    if cdrom and not readonly and "readonly" in found:
+        raise found["readonly"].error("a CD-ROM is read-only", expected="true, or no such key")
+    sector_size = _sector_size(found["sector-size"]) if "sector-size" in found else SECTOR_SIZES[0]
+    path, size = _storage(entry, found, sector_size)
+    return Disk(
+        found["target"].matching(TARGETS[model], f"for model {model}: {TARGETS_EXPECTED[model]}"),
+        model,
+        path,
+        size,
+        readonly or cdrom,
+        cdrom,
+        sector_size,
+        read_notifications(found["notification"]) if "notification" in found else ADAPTIVE,
+        read_features(found["features"], BlockFeatures) if "features" in found else ALL_BLOCK,
+    )
+
+
+def _sector_size(value: Value) -> int:
+    return int(value.choice([str(size) for size in SECTOR_SIZES]))
+
+
+def _storage(entry: Value, found: Mapping[str, Value], sector: int) -> tuple[Path | None, int]:
+    """Where a disk is kept, None for a scratch image, and its size in bytes."""
+    if ("path" in found) == ("size" in found):
+        raise entry.error(
+            f"has {'both' if 'path' in found else 'neither'} of 'path' and 'size'",
+            expected="path: an existing image; or size: of an empty disk that lives as long as the domain",
+        )
+    if "size" in found:
+        return None, found["size"].size(sector, DISK_MAXIMUM, sector)
+    return _image(found["path"], sector)
+
+
+def _check_image_once(value: Value, path: Path, images: dict[Identity, Path]) -> None:
+    """Check that no other disk is on an image, by whatever name, and note it in ``images``."""
+    identity = _identity(path.stat())
+    if identity in images:
+        other = images[identity]
+        names = str(path) if path == other else f"{other}, also called {path}"
+        raise value.error(f"two disks are on {names}", expected="each image once")
+    images[identity] = path
+
+
+def _identity(status: os.stat_result) -> Identity:
+    if stat.S_ISBLK(status.st_mode):
+        return ("device", status.st_rdev, 0)
+    return ("file", status.st_dev, status.st_ino)
+
+
+def _image(value: Value, sector: int) -> tuple[Path, int]:
+    """The resolved path and the size in bytes of an existing raw image or block device."""
+    path = value.file.parent.joinpath(value.text("the path of a raw disk image"))
+    try:
+        path = path.resolve(strict=True)
+        status = path.stat()
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+            raise value.error(f"{path} is neither a file nor a block device", expected="a raw disk image")
+        with path.open("rb") as image:
+            size = image.seek(0, os.SEEK_END)
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: symbolic links in a circle
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise value.error(f"{path} cannot be opened: {reason}", expected="a raw disk image") from error
+    if size == 0 or size % sector:
+        raise value.error(
+            f"{path} has {size} bytes", expected=f"a raw disk image, some multiple of {sector} bytes long"
+        )
+    return path, size

@@ -1,0 +1,68 @@
+"""Reads a domain's definition from a YAML file and checks it as far as it can be without starting anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast, get_args
+
+from harness.domain.definition import NAME, NAME_EXPECTED, Definition, Kind
+from harness.domain.definition_disks import read_disks
+from harness.domain.definition_networks import read_networks
+from harness.domain.definition_yaml import Value, load_document
+
+MIB = 1 << 20
+
+MEMORY_MINIMUM = 128 * MIB
+"""With less, the stock kernel and a small initramfs run out of memory while they boot."""
+MEMORY_MAXIMUM = 1 << 40
+VCPUS_MAXIMUM = 64
+CONSOLES_MAXIMUM = 4
+
+KEYS = ("name", "kind", "image", "memory", "vcpus", "consoles", "disks", "networks")
+
+
+def load(file: Path) -> Definition:
+    """Read and check a definition.
+
+    Paths in it are relative to the directory of the file.
+
+    :raise DefinitionError: names the file, the line, the key and what was expected.
+    """
+    return define(load_document(file))
+
+
+def define(document: Value) -> Definition:
+    """Make a definition of a document.
+
+    :raise DefinitionError: as :func:`load`.
+    """
+    found = document.mapping(KEYS)
+    if "kind" not in found:
+        raise document.error("the key 'kind' is missing", expected="kind: hvm, or kind: pv")
+    kind = cast(Kind, found["kind"].choice(get_args(Kind)))
+    return Definition(
+        name=_name(document, found.get("name")),
+        kind=kind,
+        image=found["image"].matching(NAME, "the name of an image recipe") if "image" in found else "minimal",
+        memory=found["memory"].size(MEMORY_MINIMUM, MEMORY_MAXIMUM, MIB) // MIB if "memory" in found else 256,
+        vcpus=found["vcpus"].integer(1, VCPUS_MAXIMUM) if "vcpus" in found else 1,
+        consoles=_consoles(found["consoles"], kind) if "consoles" in found else 1,
+        disks=read_disks(found["disks"], kind) if "disks" in found else (),
+        networks=read_networks(found["networks"], kind) if "networks" in found else (),
+        file=document.file,
+    )
+
+
+def _name(document: Value, value: Value | None) -> str:
+    if value is not None:
+        return value.matching(NAME, NAME_EXPECTED)
+    name = document.file.stem
+    if not NAME.fullmatch(name):
+        raise document.error("the key 'name' is missing, and the file's name will not do", expected=NAME_EXPECTED)
+    return name
+
+
+def _consoles(value: Value, kind: Kind) -> int:
+    if kind != "pv":
+        raise value.error(f"paravirtual consoles in a domain of kind {kind}", expected="this key with kind: pv only")
+    return value.integer(1, CONSOLES_MAXIMUM)
