@@ -13,7 +13,19 @@ from typing import NamedTuple
 
 from harness.host.errors import GuestError
 from harness.hypervisor.events import fence
-from harness.hypervisor.layout import CONSOLE_REF, FRAME_SIZE, NR_GRANTS, NR_RESERVED_REFS, STORE_REF, LinkLayout
+from harness.hypervisor.layout import (
+    CONSOLE_REF,
+    FRAME_SIZE,
+    GRANTS_PER_FRAME,
+    MAX_GRANT_FRAMES,
+    NR_GRANT_FRAMES,
+    NR_GRANT_FRAMES_OFFSET,
+    NR_GRANTS,
+    NR_RESERVED_REFS,
+    STORE_REF,
+    LinkLayout,
+    is_grant_table_size,
+)
 
 GTF_TYPE_MASK = 3
 GTF_INVALID = 0
@@ -67,6 +79,11 @@ def _statuses(memory: memoryview, layout: LinkLayout) -> memoryview:
     return memory[start : start + NR_GRANTS]
 
 
+def _size_word(memory: memoryview) -> memoryview:
+    """The number of frames that the table has, which the granter writes, as an array of one u32."""
+    return memory[NR_GRANT_FRAMES_OFFSET : NR_GRANT_FRAMES_OFFSET + 4].cast("I")
+
+
 def pack_entry(flags: int, domid: int, frame: int) -> int:
     """A ``grant_entry_v1`` as one 8-byte number."""
     return flags | domid << 16 | frame << 32
@@ -87,6 +104,8 @@ class GrantMap:
     def __init__(self, memory: memoryview, layout: LinkLayout, frame: Callable[[int], memoryview], domid: int) -> None:
         self._entries = _entries(memory, layout)
         self._statuses = _statuses(memory, layout)
+        self._size = _size_word(memory)
+        self._nr_refs = NR_GRANT_FRAMES * GRANTS_PER_FRAME
         self._layout = layout
         self._frame = frame
         self._domid = domid
@@ -100,8 +119,8 @@ class GrantMap:
         :raise GrantError: the reference is out of range or not granted, or granted to another domain, read-only, or for
             a frame that may not be granted.
         """
-        if not 0 <= ref < NR_GRANTS:
-            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} is outside 0..{NR_GRANTS - 1}")
+        if not 0 <= ref < self._nr_refs and not 0 <= ref < self.query_size()[0] * GRANTS_PER_FRAME:
+            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} is outside 0..{self._nr_refs - 1}")
         entry: int = self._entries[ref]
         frame = self._check(ref, entry, write)
         pins = self._writers if write else self._readers
@@ -113,6 +132,14 @@ class GrantMap:
             raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} was taken back while it was being mapped")
         memory = self._frame(frame)
         return Grant(ref, frame, write, memory if write else memory.toreadonly())
+
+    def query_size(self) -> tuple[int, int]:
+        """Frames that the grant table has now, and that it can have at most."""
+        claimed: int = self._size[0]
+        # It never shrinks, and a number that makes no sense changes nothing.
+        if is_grant_table_size(claimed):
+            self._nr_refs = max(self._nr_refs, claimed * GRANTS_PER_FRAME)
+        return self._nr_refs // GRANTS_PER_FRAME, MAX_GRANT_FRAMES
 
     def _check(self, ref: int, entry: int, write: bool) -> int:
         flags, domid, frame = entry & 0xFFFF, entry >> 16 & 0xFFFF, entry >> 32
@@ -181,8 +208,9 @@ class GrantTable:
     def __init__(self, memory: memoryview, layout: LinkLayout) -> None:
         self._entries = _entries(memory, layout)
         self._statuses = _statuses(memory, layout)
+        self._size = _size_word(memory)
         self._layout = layout
-        self._free = list(range(NR_GRANTS - 1, NR_RESERVED_REFS - 1, -1))
+        self._free = list(range(self._size[0] * GRANTS_PER_FRAME - 1, NR_RESERVED_REFS - 1, -1))
         self._used: set[int] = set()
 
     def grant(self, frame: int, domid: int, *, readonly: bool = False) -> int:
@@ -193,12 +221,22 @@ class GrantTable:
         if not self._layout.first_free_frame <= frame < self._layout.nr_frames:
             raise GrantError(GrantStatus.BAD_PAGE, f"frame {frame} may not be granted")
         if not self._free:
-            raise GrantError(GrantStatus.NO_SPACE, f"all {NR_GRANTS} grant references are in use")
+            self._grow()
         ref = self._free.pop()
         self._used.add(ref)
         # One store for the whole entry: a mapper sees all of it or nothing.
         self._entries[ref] = pack_entry(GTF_PERMIT_ACCESS | (GTF_READONLY if readonly else 0), domid, frame)
         return ref
+
+    def _grow(self) -> None:
+        frames: int = self._size[0]
+        if frames >= MAX_GRANT_FRAMES:
+            raise GrantError(GrantStatus.NO_SPACE, f"all {NR_GRANTS} grant references are in use")
+        first = frames * GRANTS_PER_FRAME
+        for ref in range(first, first + GRANTS_PER_FRAME):
+            self._entries[ref] = 0
+        self._free += range(first + GRANTS_PER_FRAME - 1, first - 1, -1)
+        self._size[0] = frames + 1
 
     def end_access(self, ref: int) -> bool:
         """Take a grant back.

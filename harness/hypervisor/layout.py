@@ -1,8 +1,9 @@
 """Where everything lies in a link.
 
 The constants and ``struct link_info`` are those of ``guests/drivers/include/link.h``; ``tests/unit/test_abi.py``
-compares the two. Version 1 has exactly one layout for a given number of frames, so a host process computes it from the
-size of the memory file and never believes a frame number that the guest could have written.
+compares the two. A version has exactly one layout for a given number of frames, so a host process computes it from the
+size of the memory file and never believes a frame number that the guest could have written. One number changes while
+the link is in use: how much of the room for the grant table is table already.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from harness.host.errors import GuestError
 
 FRAME_SIZE = 4096
 LINK_MAGIC = 0x4B4E494C
-LINK_VERSION = 1
+LINK_VERSION = 2
 LINK_INFO_OFFSET = 2048
 LINK_PORTS = 4096
 GRANTER = 0
@@ -23,15 +24,23 @@ GRANTEE = 1
 PORT = struct.Struct("<HHI")
 """``struct link_port``: state, vector, remote port."""
 
-LINK_INFO = struct.Struct("<3I 2H2H2H 2I2I2I 5I")
+LINK_INFO = struct.Struct("<3I 2H2H2H 2I2I2I 6I")
 """``struct link_info``: see the header for the fields."""
+_INFO_NR_GRANT_FRAMES = 16
+NR_GRANT_FRAMES_OFFSET = LINK_INFO_OFFSET + 52
+"""Where in frame 0 the granter says how many frames its grant table has by now, a u32."""
 
 GRANT_ENTRY_SIZE = 8
 PENDING_FRAMES = LINK_PORTS // FRAME_SIZE
 MASK_FRAMES = LINK_PORTS // FRAME_SIZE
 PORTS_FRAMES = LINK_PORTS * PORT.size // FRAME_SIZE
+GRANTS_PER_FRAME = FRAME_SIZE // GRANT_ENTRY_SIZE
 NR_GRANT_FRAMES = 8
-NR_GRANTS = NR_GRANT_FRAMES * FRAME_SIZE // GRANT_ENTRY_SIZE
+"""Frames of the grant table to begin with."""
+MAX_GRANT_FRAMES = 32
+"""Frames that it can grow to."""
+NR_GRANTS = MAX_GRANT_FRAMES * GRANTS_PER_FRAME
+"""References that there can be."""
 NR_STATUS_FRAMES = NR_GRANTS // FRAME_SIZE
 
 _END_FRAMES = PENDING_FRAMES + MASK_FRAMES + PORTS_FRAMES
@@ -57,6 +66,11 @@ BACKEND_VECTOR = 1
 DOMAIN_0_VECTORS = 2
 
 
+def is_grant_table_size(frames: int) -> bool:
+    """Whether a grant table can have so many frames."""
+    return NR_GRANT_FRAMES <= frames <= MAX_GRANT_FRAMES
+
+
 @dataclass(frozen=True)
 class LinkLayout:
     """Frame numbers of everything in a link, and who its two ends are.
@@ -80,7 +94,7 @@ class LinkLayout:
     store_frame = 1 + 2 * _END_FRAMES
     console_frame = store_frame + 1
     grant_frame = console_frame + 1
-    status_frame = grant_frame + NR_GRANT_FRAMES
+    status_frame = grant_frame + MAX_GRANT_FRAMES
     first_free_frame = status_frame + NR_STATUS_FRAMES
 
     def __post_init__(self) -> None:
@@ -101,8 +115,8 @@ class LinkLayout:
         """Bytes in the region."""
         return self.nr_frames * FRAME_SIZE
 
-    def pack_info(self) -> bytes:
-        """The ``struct link_info`` that describes this layout."""
+    def pack_info(self, nr_grant_frames: int = NR_GRANT_FRAMES) -> bytes:
+        """The ``struct link_info`` that describes this layout, with a grant table of so many frames."""
         return LINK_INFO.pack(
             LINK_MAGIC,
             LINK_VERSION,
@@ -114,7 +128,8 @@ class LinkLayout:
             *self.mask_frame,
             *self.ports_frame,
             self.grant_frame,
-            NR_GRANT_FRAMES,
+            nr_grant_frames,
+            MAX_GRANT_FRAMES,
             self.status_frame,
             NR_STATUS_FRAMES,
             self.first_free_frame,
@@ -139,7 +154,8 @@ class LinkLayout:
             raise GuestError(
                 f"link info makes no sense: {error}", hint="destroy the domain and start it again"
             ) from None
-        if layout.pack_info() != info:
+        nr_grant_frames = fields[_INFO_NR_GRANT_FRAMES]
+        if not is_grant_table_size(nr_grant_frames) or layout.pack_info(nr_grant_frames) != info:
             raise GuestError(
                 f"this is not the link info of a version {LINK_VERSION} link of {size} bytes: {info.hex()}",
                 hint="either the guest has overwritten frame 0, or another version of the harness made this link",

@@ -41,7 +41,8 @@ from harness.hypervisor.layout import (
 )
 from harness.hypervisor.startinfo import pack_start_info
 
-DEFAULT_SIZE = 16 << 20
+DEFAULT_SIZE = 64 << 20
+"""Bytes; only those that have been written to take memory."""
 DEFAULT_GUEST_VECTORS = 8
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 

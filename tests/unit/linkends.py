@@ -18,7 +18,7 @@ from harness.hypervisor.layout import (
 from harness.hypervisor.link import GuestEnd, Link, LinkEnd
 
 DOMID = 7
-FRAMES = 64
+FRAMES = 128
 
 
 @dataclass(frozen=True)

@@ -55,13 +55,15 @@ XENBUS_STATES = {
     XenbusState.RECONFIGURING: "Reconfiguring",
     XenbusState.RECONFIGURED: "Reconfigured",
 }
+NEWER_OPS = {"GET_FEATURE", "SET_FEATURE", "GET_QUOTA", "SET_QUOTA"}
+"""Of the store: Debian 12's headers are older than these."""
 GRANT_STATUS = {member: f"GNTST_{member.name.lower()}" for member in grants.GrantStatus}
 
 CONSTANTS: dict[str, int] = {
     **{f"XenbusState{name}": state.value for state, name in XENBUS_STATES.items()},
     **{name: status.value for status, name in GRANT_STATUS.items()},
     **{f"EVTCHNSTAT_{state.name.lower()}": state.value for state in events.PortState},
-    **{f"XS_{op.name}": op.value for op in wire.Op},
+    **{f"XS_{op.name}": op.value for op in wire.Op if op.name not in NEWER_OPS},
     **{f"BLKIF_OP_{op.name}": op.value for op in blkif.Operation},
     **named("BLKIF_RSP_", blkif.Status),
     **named("NETIF_RSP_", netif.Status),
@@ -128,6 +130,7 @@ CONSTANTS: dict[str, int] = {
     "LINK_END_GRANTEE": layout.GRANTEE,
     "LINK_PORTS": layout.LINK_PORTS,
     "sizeof(struct link_info)": layout.LINK_INFO.size,
+    "LINK_INFO_OFFSET + offsetof(struct link_info, nr_grant_frames)": layout.NR_GRANT_FRAMES_OFFSET,
     "sizeof(struct link_port)": layout.PORT.size,
 }
 
@@ -253,6 +256,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int | str]:
             "ports_frame": f"{{{link.ports_frame[0]}, {link.ports_frame[1]}}}",
             "grant_frame": link.grant_frame,
             "nr_grant_frames": layout.NR_GRANT_FRAMES,
+            "max_grant_frames": layout.MAX_GRANT_FRAMES,
             "status_frame": link.status_frame,
             "nr_status_frames": layout.NR_STATUS_FRAMES,
             "first_free_frame": link.first_free_frame,

@@ -22,7 +22,17 @@ from harness.hypervisor.grants import (
     GrantStatus,
     pack_entry,
 )
-from harness.hypervisor.layout import LINK_PORTS, NR_GRANTS, NR_RESERVED_REFS, LinkLayout
+from harness.hypervisor.layout import (
+    FRAME_SIZE,
+    GRANTS_PER_FRAME,
+    LINK_PORTS,
+    MAX_GRANT_FRAMES,
+    NR_GRANT_FRAMES,
+    NR_GRANT_FRAMES_OFFSET,
+    NR_GRANTS,
+    NR_RESERVED_REFS,
+    LinkLayout,
+)
 from harness.hypervisor.link import LinkEnd
 from tests.unit.interleave import Interleaver
 from tests.unit.linkends import FRAMES, Ends, duplicated, ends_of_a_link
@@ -42,7 +52,7 @@ def write_entry(ends: Ends, ref: int, flags: int, domid: int, frame: int) -> Non
 
 
 def status_of(ends: Ends, ref: int) -> int:
-    return ends.guest.frame(ends.guest.layout.status_frame)[ref]
+    return ends.guest.memory[ends.guest.layout.status_frame * FRAME_SIZE + ref]
 
 
 def refusal(ends: Ends, ref: int, *, write: bool = False) -> GrantStatus:
@@ -149,6 +159,33 @@ def test_frames_of_the_link_itself_cannot_be_granted(ends: Ends) -> None:
             ends.guest.table.grant(frame, 0)
     write_entry(ends, 0, GTF_PERMIT_ACCESS, 0, ends.link.layout.store_frame)
     assert refusal(ends, 0) == GrantStatus.BAD_PAGE
+
+
+def test_the_table_grows_when_it_is_full(ends: Ends) -> None:
+    first = NR_GRANT_FRAMES * GRANTS_PER_FRAME
+    assert ends.backend.grants.query_size() == (NR_GRANT_FRAMES, MAX_GRANT_FRAMES)
+    for _ in range(first - NR_RESERVED_REFS):
+        ends.guest.table.grant(FRAME, 0)
+    assert refusal(ends, first) == GrantStatus.BAD_GNTREF
+    assert ends.guest.table.grant(FRAME + 1, 0) == first
+    grant = ends.backend.grants.map(first, write=True)
+    assert grant.frame == FRAME + 1
+    assert ends.backend.grants.query_size() == (NR_GRANT_FRAMES + 1, MAX_GRANT_FRAMES)
+    assert not ends.guest.table.end_access(first)
+    ends.backend.grants.unmap(grant)
+    assert ends.guest.table.end_access(first)
+
+
+@given(st.lists(st.integers(0, 0xFFFFFFFF), max_size=5), st.integers(0, MAX_GRANT_FRAMES + 8))
+def test_whatever_the_guest_says_of_its_size_the_table_stays_within_its_room(claims: list[int], last: int) -> None:
+    with ends_of_a_link() as ends:
+        frames = NR_GRANT_FRAMES
+        for claim in (*claims, last):
+            ends.guest.memory[NR_GRANT_FRAMES_OFFSET:][:4] = claim.to_bytes(4, "little")
+            if claim <= MAX_GRANT_FRAMES:
+                frames = max(frames, claim)
+            assert ends.backend.grants.query_size() == (frames, MAX_GRANT_FRAMES)
+        assert refusal(ends, frames * GRANTS_PER_FRAME) == GrantStatus.BAD_GNTREF
 
 
 def test_references_run_out(ends: Ends) -> None:

@@ -19,7 +19,9 @@ from harness.hypervisor.layout import (
     FRAME_SIZE,
     LINK_INFO,
     LINK_INFO_OFFSET,
+    MAX_GRANT_FRAMES,
     NR_GRANT_FRAMES,
+    NR_GRANT_FRAMES_OFFSET,
     NR_STATUS_FRAMES,
     STORE_PORTS,
     LinkLayout,
@@ -146,7 +148,7 @@ def test_the_ends_see_the_same_memory() -> None:
 
 def test_areas_of_a_layout_do_not_overlap() -> None:
     layout = LinkLayout(FRAMES, (DOMID, 0))
-    areas = [(0, 1), (layout.store_frame, 1), (layout.console_frame, 1), (layout.grant_frame, NR_GRANT_FRAMES)]
+    areas = [(0, 1), (layout.store_frame, 1), (layout.console_frame, 1), (layout.grant_frame, MAX_GRANT_FRAMES)]
     areas += [(layout.status_frame, NR_STATUS_FRAMES)]
     for end in (0, 1):
         areas += [(layout.pending_frame[end], 1), (layout.mask_frame[end], 1), (layout.ports_frame[end], 8)]
@@ -154,7 +156,7 @@ def test_areas_of_a_layout_do_not_overlap() -> None:
     assert sorted(used) == list(range(layout.first_free_frame))
 
 
-@pytest.mark.parametrize("frames", [0, 16, 32, 48, 4095])
+@pytest.mark.parametrize("frames", [0, 16, 32, 48, 96, 4095])
 def test_sizes_that_no_link_can_have(frames: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
         LinkLayout(frames, (1, 0))
@@ -186,7 +188,18 @@ def test_link_info_there_and_back(
     assert LinkLayout.parse_info(layout.pack_info() + b"rest of the frame", layout.size) == layout
 
 
-FRAME_NUMBERS = range(24, LINK_INFO.size, 4)
+@given(st.integers(0, 40))
+def test_the_grant_table_may_have_grown_within_its_room(frames: int) -> None:
+    layout = LinkLayout(FRAMES, (DOMID, 0))
+    if NR_GRANT_FRAMES <= frames <= MAX_GRANT_FRAMES:
+        assert LinkLayout.parse_info(layout.pack_info(frames), layout.size) == layout
+    else:
+        with pytest.raises(GuestError, match="not the link info"):
+            LinkLayout.parse_info(layout.pack_info(frames), layout.size)
+
+
+GROWING = NR_GRANT_FRAMES_OFFSET - LINK_INFO_OFFSET
+FRAME_NUMBERS = sorted(set(range(24, LINK_INFO.size, 4)) - {GROWING})
 
 
 @given(st.sampled_from([0, 4, 8, *FRAME_NUMBERS]), st.integers(0, 0xFFFFFFFF))

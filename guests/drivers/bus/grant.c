@@ -12,6 +12,9 @@
 
 #define RECLAIM_PERIOD HZ
 
+#define GRANTS_PER_FRAME \
+	((u32)(XEN_PAGE_SIZE / sizeof(struct grant_entry_v1)))
+
 /* Frames that were in use when their access ended: has the other end let go? */
 static void reclaim_frames(struct work_struct *work)
 {
@@ -34,17 +37,47 @@ static void reclaim_frames(struct work_struct *work)
 		schedule_delayed_work(&g->reclaim, RECLAIM_PERIOD);
 }
 
+/* A run of free frames: the first, or @g->end when there is none. */
+static u32 find_frames(struct link_grants *g, u32 nr)
+{
+	unsigned long first = bitmap_find_next_zero_area(g->used, g->end,
+							 g->first, nr, 0);
+
+	return min_t(unsigned long, first, g->end);
+}
+
+/* Make the table longer by one frame; false when it has no more room. */
+static bool grow_table(struct bus_link *bl)
+{
+	struct link_info *shared = (void *)bl->link.base + LINK_INFO_OFFSET;
+	struct link_grants *g = &bl->grants;
+	u32 ref = g->nr_frames * GRANTS_PER_FRAME;
+
+	if (g->end == g->limit)
+		return false;
+	for (; ref < (g->nr_frames + 1) * GRANTS_PER_FRAME; ref++)
+		WRITE_ONCE(g->table[ref].flags, 0);
+	virt_wmb(); /* no entry counts before it has been cleared */
+	g->nr_frames++;
+	WRITE_ONCE(shared->nr_grant_frames, g->nr_frames);
+	g->end = min(g->limit, g->nr_frames * GRANTS_PER_FRAME);
+	return true;
+}
+
 int link_grant_alloc(struct link *link, u32 nr, u16 flags,
 		     struct link_grant *grant)
 {
 	struct link_grants *g = &to_bus_link(link)->grants;
-	unsigned long first;
-	u32 i;
+	u32 first, i;
 
 	grant->nr = 0;
+	if (!nr)
+		return -ENOSPC;
 	spin_lock(&g->lock);
-	first = bitmap_find_next_zero_area(g->used, g->end, g->first, nr, 0);
-	if (!nr || first >= g->end) {
+	do {
+		first = find_frames(g, nr);
+	} while (first == g->end && grow_table(to_bus_link(link)));
+	if (first == g->end) {
 		spin_unlock(&g->lock);
 		return -ENOSPC;
 	}
@@ -111,20 +144,22 @@ int grants_start(struct bus_link *bl)
 {
 	const struct link_info *info = &bl->info;
 	struct link_grants *g = &bl->grants;
-	u32 entries = min_t(u64, (u64)info->nr_status_frames * XEN_PAGE_SIZE,
-			    (u64)info->nr_grant_frames * XEN_PAGE_SIZE /
-			    sizeof(*g->table));
-	unsigned long ref;
+	u32 ref;
 
 	g->table = link_frame_addr(&bl->link, info->grant_frame);
 	g->status = link_frame_addr(&bl->link, info->status_frame);
 	spin_lock_init(&g->lock);
 	INIT_DELAYED_WORK(&g->reclaim, reclaim_frames);
+	g->nr_frames = info->nr_grant_frames;
 	g->first = max_t(u32, info->first_free_frame,
 			 GNTTAB_NR_RESERVED_ENTRIES);
-	g->end = max(g->first, min(bl->link.nr_frames, entries));
-	g->used = bitmap_zalloc(g->end, GFP_KERNEL);
-	g->leaving = bitmap_zalloc(g->end, GFP_KERNEL);
+	g->limit = min3(bl->link.nr_frames,
+			info->max_grant_frames * GRANTS_PER_FRAME,
+			info->nr_status_frames * (u32)XEN_PAGE_SIZE);
+	g->limit = max(g->first, g->limit);
+	g->end = clamp(g->nr_frames * GRANTS_PER_FRAME, g->first, g->limit);
+	g->used = bitmap_zalloc(g->limit, GFP_KERNEL);
+	g->leaving = bitmap_zalloc(g->limit, GFP_KERNEL);
 	if (!g->used || !g->leaving) {
 		bitmap_free(g->used);
 		bitmap_free(g->leaving);

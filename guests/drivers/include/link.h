@@ -28,7 +28,7 @@ typedef uint64_t u64;
 #endif
 
 #define LINK_MAGIC		0x4b4e494c	/* "LINK" */
-#define LINK_VERSION		1
+#define LINK_VERSION		2
 #define LINK_INFO_OFFSET	2048	/* in frame 0, behind struct start_info */
 
 #define LINK_END_GRANTER	0
@@ -47,7 +47,8 @@ struct link_info {
 	u32 mask_frame[2];	/* u8[LINK_PORTS]: port of this end is masked */
 	u32 ports_frame[2];	/* struct link_port[LINK_PORTS], 8 frames */
 	u32 grant_frame;	/* struct grant_entry_v1[], written by end 0 */
-	u32 nr_grant_frames;
+	u32 nr_grant_frames;	/* so far: grows, by end 0, entries zeroed first */
+	u32 max_grant_frames;	/* room for so many */
 	u32 status_frame;	/* u8[]: GTF_reading|GTF_writing, by end 1 */
 	u32 nr_status_frames;
 	u32 first_free_frame;	/* from here to nr_frames: may be granted */
