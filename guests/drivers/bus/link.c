@@ -124,13 +124,19 @@ static int check_layout(struct bus_link *bl)
 		{ "mask[1]", info->mask_frame[1], 1 },
 		{ "ports[0]", info->ports_frame[0], PORTS_FRAMES },
 		{ "ports[1]", info->ports_frame[1], PORTS_FRAMES },
-		{ "the grant table", info->grant_frame, info->nr_grant_frames },
+		{ "the grant table", info->grant_frame, info->max_grant_frames },
 		{ "grant status", info->status_frame, info->nr_status_frames },
 		{ "the store ring", bl->store_frame, 1 },
 		{ "the console ring", bl->console_frame, 1 },
 	};
 	unsigned int nr = ARRAY_SIZE(areas);
 
+	if (!info->nr_grant_frames ||
+	    info->nr_grant_frames > info->max_grant_frames) {
+		dev_err(bl->link.dev, "link info: a grant table of %u frames in room for %u\n",
+			info->nr_grant_frames, info->max_grant_frames);
+		return -EINVAL;
+	}
 	if (!bl->console_frame)
 		nr--;
 	return check_areas(bl->link.dev, areas, nr, info->first_free_frame);
