@@ -73,6 +73,7 @@ struct store {
 struct bus_link {
 	struct link link;
 	struct pci_dev *pdev;
+	struct dev_pagemap *pagemap;	/* NULL: its frames have no pages */
 	struct link_info info;		/* a private copy, checked */
 	u32 store_frame, store_port;
 	u32 console_frame, console_port;	/* frame 0: no console */
@@ -87,6 +88,9 @@ struct bus_link {
 };
 
 #define to_bus_link(l) container_of(l, struct bus_link, link)
+
+/* Map the device's memory, of @size bytes, at bl->link.base. */
+int region_map(struct bus_link *bl, resource_size_t *size);
 
 int events_start(struct bus_link *bl);
 void events_stop(struct bus_link *bl);

@@ -15,6 +15,15 @@
 #define GRANTS_PER_FRAME \
 	((u32)(XEN_PAGE_SIZE / sizeof(struct grant_entry_v1)))
 
+/* Does the other end have frame @ref mapped, or this kernel a use for it? */
+static bool frame_in_use(struct bus_link *bl, u32 ref)
+{
+	struct page *page = link_frame_page(&bl->link, ref);
+
+	return READ_ONCE(bl->grants.status[ref]) ||
+	       (page && link_page_lent(page));
+}
+
 /* Frames that were in use when their access ended: has the other end let go? */
 static void reclaim_frames(struct work_struct *work)
 {
@@ -26,7 +35,7 @@ static void reclaim_frames(struct work_struct *work)
 
 	spin_lock(&g->lock);
 	for_each_set_bit(ref, g->leaving, g->end) {
-		if (READ_ONCE(g->status[ref]))
+		if (frame_in_use(bl, ref))
 			continue;
 		__clear_bit(ref, g->leaving);
 		__clear_bit(ref, g->used);
@@ -114,7 +123,8 @@ EXPORT_SYMBOL_GPL(link_grant_in_use);
 
 void link_grant_free(struct link *link, struct link_grant *grant)
 {
-	struct link_grants *g = &to_bus_link(link)->grants;
+	struct bus_link *bl = to_bus_link(link);
+	struct link_grants *g = &bl->grants;
 	u32 i, end = grant->ref + grant->nr;
 	bool leaving = false;
 
@@ -126,7 +136,7 @@ void link_grant_free(struct link *link, struct link_grant *grant)
 	link_mb(link);
 	spin_lock(&g->lock);
 	for (i = grant->ref; i < end; i++) {
-		if (READ_ONCE(g->status[i])) {
+		if (frame_in_use(bl, i)) {
 			__set_bit(i, g->leaving);
 			leaving = true;
 		} else {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The PCI driver of a link: maps the region, checks what the toolstack has
- * written about it, and brings up everything that lives in it.
+ * The PCI driver of a link: checks what the toolstack has written about the
+ * region, and brings up everything that lives in it.
  */
 #include <linux/module.h>
 #include <linux/slab.h>
@@ -13,7 +13,6 @@
 #define IVSHMEM_VENDOR		0x1af4
 #define IVSHMEM_DEVICE		0x1110
 #define IVSHMEM_BAR_REGS	0
-#define IVSHMEM_BAR_MEMORY	2
 
 #define PORTS_FRAMES (LINK_PORTS * sizeof(struct link_port) / XEN_PAGE_SIZE)
 
@@ -205,30 +204,19 @@ static int read_start_info(struct bus_link *bl)
 	return 0;
 }
 
-static int map_region(struct bus_link *bl)
+static int map_device(struct bus_link *bl)
 {
 	struct pci_dev *pdev = bl->pdev;
-	resource_size_t size = pci_resource_len(pdev, IVSHMEM_BAR_MEMORY);
+	resource_size_t size;
 	int err;
 
-	err = pcim_enable_device(pdev);
+	err = region_map(bl, &size);
 	if (err)
 		return err;
 	err = pcim_iomap_regions(pdev, BIT(IVSHMEM_BAR_REGS), "pvbus");
 	if (err)
 		return err;
 	bl->link.regs = pcim_iomap_table(pdev)[IVSHMEM_BAR_REGS];
-	if (size < 2 * XEN_PAGE_SIZE)
-		return -ENODEV;
-	err = pci_request_region(pdev, IVSHMEM_BAR_MEMORY, "pvbus");
-	if (err)
-		return err;
-	bl->link.base = devm_memremap(&pdev->dev,
-				      pci_resource_start(pdev, IVSHMEM_BAR_MEMORY),
-				      size, MEMREMAP_WB);
-	if (IS_ERR(bl->link.base))
-		return PTR_ERR(bl->link.base);
-
 	bl->link.fence_by_mmio = runs_under_tcg();
 	err = read_link_info(bl, size);
 	if (err)
@@ -251,7 +239,7 @@ static int link_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	bl->link.dev = &pdev->dev;
 	pci_set_drvdata(pdev, bl);
 
-	err = map_region(bl);
+	err = map_device(bl);
 	if (err)
 		return err;
 	err = grants_start(bl);

@@ -13,6 +13,7 @@
 #include <linux/io.h>
 #include <linux/irqreturn.h>
 #include <linux/list.h>
+#include <linux/page_ref.h>
 #include <linux/types.h>
 #include <linux/wait.h>
 #include <linux/workqueue.h>
@@ -125,6 +126,21 @@ void link_grant_free(struct link *link, struct link_grant *grant);
 
 /* Is any frame of the run mapped by the other end just now? */
 bool link_grant_in_use(struct link *link, const struct link_grant *grant);
+
+/*
+ * The page of a frame, or NULL when the link has none; what follows is for frames
+ * that the caller has allocated. The driver has one reference to each page and
+ * never drops it. To lend a frame, say to an skb, take another with get_page(),
+ * which whoever is last in the rest of the kernel drops. Nothing tells when that
+ * happens: look with link_page_lent(), and copy when too many are away. A frame
+ * that is freed while it is lent stays out of circulation until it comes back.
+ */
+struct page *link_frame_page(struct link *link, u32 frame);
+
+static inline bool link_page_lent(struct page *page)
+{
+	return page_ref_count(page) > 1;
+}
 
 /* ---- looking at rings while idle ---------------------------------------- */
 
