@@ -28,159 +28,38 @@ void pvnet_break(struct pvnet *np, const char *what)
 	schedule_work(&np->report);
 }
 
-static irqreturn_t pvnet_event(u32 port, void *data)
+/* As large a packet as both ends take. */
+static u32 pvnet_largest_mtu(struct pvnet *np)
 {
-	struct pvnet *np = data;
+	u32 mtu = np->offers & NETIF_F_SG ? PVNET_MAX_MTU : ETH_DATA_LEN;
 
-	if (np->broken)
-		return IRQ_NONE;
-	if (!link_ring_responses(&np->rx.ring) &&
-	    !(netif_queue_stopped(np->netdev) &&
-	      link_ring_responses(&np->tx.ring)))
-		return IRQ_NONE;
-	napi_schedule(&np->napi);
-	return IRQ_HANDLED;
-}
-
-static int pvnet_setup_events(struct pvnet *np)
-{
-	int err;
-
-	err = link_evtchn_alloc(np->link, pvnet_event, np, &np->tx.port);
-	if (err)
-		return err;
-	if (!np->split_events) {
-		np->rx.port = np->tx.port;
-		return 0;
-	}
-	return link_evtchn_alloc(np->link, pvnet_event, np, &np->rx.port);
-}
-
-static void pvnet_teardown_events(struct pvnet *np)
-{
-	if (np->tx.port)
-		link_evtchn_free(np->link, np->tx.port);
-	if (np->rx.port && np->rx.port != np->tx.port)
-		link_evtchn_free(np->link, np->rx.port);
-	np->tx.port = 0;
-	np->rx.port = 0;
-}
-
-static bool pvnet_backend_has(struct pvnet *np, const char *feature)
-{
-	return pvbus_read_unsigned(np->link, np->dev->otherend, feature, 0);
-}
-
-static int pvnet_read_offers(struct pvnet *np)
-{
-	if (!pvnet_backend_has(np, "feature-rx-copy"))
-		return -EOPNOTSUPP;
-	np->offers = 0;
-	if (pvnet_backend_has(np, "feature-sg"))
-		np->offers |= NETIF_F_SG;
-	if (!pvnet_backend_has(np, "feature-no-csum-offload"))
-		np->offers |= NETIF_F_IP_CSUM;
-	if (pvnet_backend_has(np, "feature-ipv6-csum-offload"))
-		np->offers |= NETIF_F_IPV6_CSUM;
-	if (pvnet_backend_has(np, "feature-gso-tcpv4"))
-		np->offers |= NETIF_F_TSO;
-	if (pvnet_backend_has(np, "feature-gso-tcpv6"))
-		np->offers |= NETIF_F_TSO6;
-	np->split_events = pvnet_backend_has(np,
-					     "feature-split-event-channels");
-	return 0;
-}
-
-static int pvnet_write_nodes(struct pvnet *np, struct pvbus_transaction t)
-{
-	const struct {
-		const char *name;
-		u32 value;
-	} nodes[] = {
-		{ "tx-ring-ref", np->tx.page.ref },
-		{ "rx-ring-ref", np->rx.page.ref },
-		{ "request-rx-copy", 1 },
-		{ "feature-rx-notify", 1 },
-		/* not in netif.h: the pools stay granted, so may stay mapped */
-		{ "feature-persistent", 1 },
-		{ "feature-sg", 1 },
-		{ "feature-gso-tcpv4", 1 },
-		{ "feature-gso-tcpv6", 1 },
-		{ "feature-ipv6-csum-offload", 1 },
-		{ np->split_events ? "event-channel-tx" : "event-channel",
-		  np->tx.port },
-		/* the same again when the ports are one */
-		{ np->split_events ? "event-channel-rx" : "event-channel",
-		  np->rx.port },
-	};
-	size_t i;
-	int err;
-
-	for (i = 0; i < ARRAY_SIZE(nodes); i++) {
-		err = pvbus_printf(np->link, t, np->dev->nodename,
-				   nodes[i].name, "%u", nodes[i].value);
-		if (err)
-			return err;
-	}
-	return 0;
-}
-
-/* Tell the backend where the rings are. */
-static int pvnet_publish(struct pvnet *np)
-{
-	struct pvbus_transaction t;
-	int err, end;
-
-	do {
-		err = pvbus_transaction_start(np->link, &t);
-		if (err)
-			return err;
-		err = pvnet_write_nodes(np, t);
-		end = pvbus_transaction_end(np->link, t, err);
-	} while (!err && end == -EAGAIN);
-	return err ?: end;
-}
-
-static void pvnet_teardown(struct pvnet *np)
-{
-	pvnet_teardown_events(np);
-	pvnet_tx_teardown(np);
-	pvnet_rx_teardown(np);
-}
-
-static int pvnet_setup(struct pvnet *np)
-{
-	int err;
-
-	err = pvnet_tx_setup(np);
-	if (!err)
-		err = pvnet_rx_setup(np);
-	if (!err)
-		err = pvnet_setup_events(np);
-	if (!err)
-		err = pvnet_publish(np);
-	if (err)
-		pvnet_teardown(np);
-	return err;
+	if (np->offered_mtu)
+		mtu = clamp_t(u32, np->offered_mtu, ETH_MIN_MTU, mtu);
+	return mtu;
 }
 
 /* Give the network device what has been set up, and what the backend offers. */
-static void pvnet_start(struct pvnet *np)
+static int pvnet_start(struct pvnet *np)
 {
 	struct net_device *netdev = np->netdev;
+	int err;
 
 	ASSERT_RTNL();
-	netdev->max_mtu = np->offers & NETIF_F_SG ?
-			  XEN_NETIF_MAX_TX_SIZE - ETH_HLEN : ETH_DATA_LEN;
+	err = netif_set_real_num_queues(netdev, np->nr_queues, np->nr_queues);
+	if (err)
+		return err;
+	netdev->max_mtu = pvnet_largest_mtu(np);
 	if (netdev->mtu > netdev->max_mtu)
 		dev_set_mtu(netdev, netdev->max_mtu);
 	netdev_update_features(netdev);
 	np->connected = true;
 	if (netif_running(netdev)) {
-		napi_enable(&np->napi);
+		pvnet_enable_napi(np);
 		pvnet_kick(np);
-		netif_wake_queue(netdev);
+		netif_tx_wake_all_queues(netdev);
 	}
+	pvnet_filter_start(np);
+	return 0;
 }
 
 static bool pvnet_is_registered(struct pvnet *np)
@@ -188,33 +67,47 @@ static bool pvnet_is_registered(struct pvnet *np)
 	return np->netdev->reg_state == NETREG_REGISTERED;
 }
 
-static int pvnet_connect(struct pvnet *np)
+/* Begin with the queues that are there; @np is not registered the first time. */
+static int pvnet_go(struct pvnet *np)
+{
+	int err;
+
+	if (!pvnet_is_registered(np)) {
+		if (np->offered_mtu)
+			np->netdev->mtu = pvnet_largest_mtu(np);
+		err = register_netdev(np->netdev);
+		if (err)
+			return err;
+	}
+	rtnl_lock();
+	err = pvnet_start(np);
+	rtnl_unlock();
+	return err;
+}
+
+/* Set everything up for the backend, and say so by state @then. */
+static int pvnet_connect(struct pvnet *np, enum xenbus_state then)
 {
 	int err;
 
 	err = pvnet_read_offers(np);
-	if (err) {
-		pvbus_dev_fatal(np->dev, err, "%s has no feature-rx-copy",
-				np->dev->otherend);
+	if (err)
 		return err;
-	}
-	err = pvnet_setup(np);
+	np->notification = pvbus_read_notification(np->dev);
+	err = pvnet_setup_queues(np);
 	if (err) {
 		pvbus_dev_fatal(np->dev, err, "setting up the rings");
 		return err;
 	}
-	if (!pvnet_is_registered(np)) {
-		err = register_netdev(np->netdev);
-		if (err) {
-			pvnet_teardown(np);
-			pvbus_dev_fatal(np->dev, err, "registering");
-			return err;
-		}
+	err = pvnet_publish(np);
+	if (!err)
+		err = pvnet_go(np);
+	if (err) {
+		pvnet_teardown_queues(np);
+		pvbus_dev_fatal(np->dev, err, "telling the backend of them");
+		return err;
 	}
-	rtnl_lock();
-	pvnet_start(np);
-	rtnl_unlock();
-	return pvbus_switch_state(np->dev, XenbusStateConnected);
+	return pvbus_switch_state(np->dev, then);
 }
 
 /* Let go of the backend; does nothing when there is none. */
@@ -227,21 +120,58 @@ static void pvnet_disconnect(struct pvnet *np)
 		netif_carrier_off(netdev);
 		np->connected = false;
 		netif_tx_disable(netdev); /* whoever transmits saw it */
-		pvnet_teardown_events(np);
+		pvnet_silence(np);
 		if (netif_running(netdev))
-			napi_disable(&np->napi);
-		pvnet_teardown(np);
+			pvnet_disable_napi(np);
+		pvnet_filter_stop(np);
+		pvnet_teardown_queues(np);
 	}
 	rtnl_unlock();
+	cancel_work_sync(&np->filter_work);
+}
+
+/*
+ * A backend that offers again what it had offered has been born again: it knows
+ * nothing of our rings. The device stays, and what was on its way is lost, as
+ * packets may be. State Initialised tells the backend that these rings are new.
+ */
+static int pvnet_reconnect(struct pvnet *np)
+{
+	netdev_info(np->netdev, "the backend has started again\n");
+	pvnet_disconnect(np);
+	pvbus_switch_state(np->dev, XenbusStateInitialising);
+	return pvnet_connect(np, XenbusStateInitialised);
 }
 
 /* The backend handles packets from when it says that it is connected. */
 static void pvnet_carrier_on(struct pvnet *np)
 {
-	if (!np->connected || np->broken || netif_carrier_ok(np->netdev))
+	if (!np->connected || np->broken)
+		return;
+	if (np->dev->state != XenbusStateConnected)
+		pvbus_switch_state(np->dev, XenbusStateConnected);
+	if (netif_carrier_ok(np->netdev))
 		return;
 	netif_carrier_on(np->netdev);
 	netdev_notify_peers(np->netdev);
+}
+
+/* The backend waits for us to connect: for the first time, or once more. */
+static void pvnet_backend_waits(struct pvnet *np)
+{
+	int err;
+
+	if (np->broken)
+		return;
+	if (!np->connected)
+		err = pvnet_connect(np, XenbusStateConnected);
+	else if (np->dev->state == XenbusStateConnected &&
+		 netif_carrier_ok(np->netdev))
+		err = pvnet_reconnect(np);
+	else
+		return; /* it has not seen yet that we have */
+	if (!err && pvbus_read_otherend_state(np->dev) == XenbusStateConnected)
+		pvnet_carrier_on(np);
 }
 
 static void pvnet_otherend_changed(struct pvbus_device *dev,
@@ -251,12 +181,7 @@ static void pvnet_otherend_changed(struct pvbus_device *dev,
 
 	switch (state) {
 	case XenbusStateInitWait:
-		/* also a backend that has come back after Closed */
-		if (np->broken || np->connected)
-			break;
-		if (!pvnet_connect(np) &&
-		    pvbus_read_otherend_state(dev) == XenbusStateConnected)
-			pvnet_carrier_on(np);
+		pvnet_backend_waits(np);
 		break;
 	case XenbusStateConnected:
 		pvnet_carrier_on(np);
@@ -297,8 +222,7 @@ static void pvnet_remove(struct pvbus_device *dev)
 	cancel_work_sync(&np->report);
 	if (pvnet_is_registered(np))
 		unregister_netdev(np->netdev);
-	free_percpu(np->netdev->tstats);
-	free_netdev(np->netdev);
+	pvnet_destroy(np);
 }
 
 static struct pvbus_driver pvnet_driver = {
@@ -307,6 +231,7 @@ static struct pvbus_driver pvnet_driver = {
 	.probe = pvnet_probe,
 	.remove = pvnet_remove,
 	.otherend_changed = pvnet_otherend_changed,
+	.driver.dev_groups = pvnet_groups,
 };
 
 static int __init pvnet_init(void)

@@ -10,23 +10,27 @@
 #include <linux/skbuff.h>
 #include "pvnet.h"
 
-int pvnet_tx_setup(struct pvnet *np)
+/* ---- coming and going -------------------------------------------------- */
+
+int pvnet_tx_setup(struct pvnet_queue *q)
 {
-	struct pvnet_tx *tx = &np->tx;
+	struct link *link = q->np->link;
+	struct pvnet_tx *tx = &q->tx;
 	struct xen_netif_tx_sring *sring;
 	u32 id;
 	int err;
 
-	err = link_grant_alloc(np->link, 1, 0, &tx->page);
+	err = link_grant_alloc(link, 1, 0, &tx->page);
 	if (err)
 		return err;
-	err = link_grant_alloc(np->link, PVNET_SLOTS, GTF_readonly, &tx->pool);
+	err = link_grant_alloc(link, PVNET_SLOTS, GTF_readonly, &tx->pool);
 	if (err)
 		return err;
 
 	sring = tx->page.addr;
 	SHARED_RING_INIT(sring);
 	FRONT_RING_INIT(&tx->ring, sring, XEN_PAGE_SIZE);
+	pvnet_forget_tx(q);
 	BUILD_BUG_ON(PVNET_SLOTS != 256); /* ids and indices of free[] */
 	for (id = 0; id < PVNET_SLOTS; id++) {
 		tx->use[id] = PVNET_TX_FREE;
@@ -38,11 +42,13 @@ int pvnet_tx_setup(struct pvnet *np)
 	return 0;
 }
 
-void pvnet_tx_teardown(struct pvnet *np)
+void pvnet_tx_teardown(struct pvnet_queue *q)
 {
-	link_grant_free(np->link, &np->tx.pool);
-	link_grant_free(np->link, &np->tx.page);
+	link_grant_free(q->np->link, &q->tx.pool);
+	link_grant_free(q->np->link, &q->tx.page);
 }
+
+/* ---- responses --------------------------------------------------------- */
 
 static u8 pvnet_tx_take_id(struct pvnet_tx *tx, enum pvnet_tx_use use)
 {
@@ -52,12 +58,31 @@ static u8 pvnet_tx_take_id(struct pvnet_tx *tx, enum pvnet_tx_use use)
 	return id;
 }
 
+/* Every entry of a packet gets the packet's status: count it once. */
+static void pvnet_tx_judge(struct pvnet_queue *q, enum pvnet_tx_use use,
+			   s16 status)
+{
+	struct pvnet *np = q->np;
+
+	if (status == XEN_NETIF_RSP_OKAY)
+		return;
+	if (use == PVNET_TX_FILTER) {
+		np->filter_refused = true;
+		schedule_work(&np->filter_work);
+	} else if (use == PVNET_TX_FIRST) {
+		if (status == XEN_NETIF_RSP_DROPPED)
+			q->tx.stats.dropped++;
+		else
+			q->tx.stats.errors++;
+	}
+}
+
 /* Take back what one answer is for. False when it is for nothing that was asked.
  */
-static bool pvnet_tx_retire(struct pvnet *np,
+static bool pvnet_tx_retire(struct pvnet_queue *q,
 			    const struct xen_netif_tx_response *rsp)
 {
-	struct pvnet_tx *tx = &np->tx;
+	struct pvnet_tx *tx = &q->tx;
 
 	if (rsp->status == XEN_NETIF_RSP_NULL) {
 		if (!tx->extras)
@@ -68,38 +93,33 @@ static bool pvnet_tx_retire(struct pvnet *np,
 	if (rsp->id >= PVNET_SLOTS || tx->use[rsp->id] == PVNET_TX_FREE)
 		return false;
 
-	/* Every entry of a packet gets the packet's status: count it once. */
-	if (rsp->status != XEN_NETIF_RSP_OKAY &&
-	    tx->use[rsp->id] == PVNET_TX_FIRST) {
-		if (rsp->status == XEN_NETIF_RSP_DROPPED)
-			np->netdev->stats.tx_dropped++;
-		else
-			np->netdev->stats.tx_errors++;
-	}
+	pvnet_tx_judge(q, tx->use[rsp->id], rsp->status);
 	tx->use[rsp->id] = PVNET_TX_FREE;
 	tx->free[tx->free_tail++ % PVNET_SLOTS] = rsp->id;
 	return true;
 }
 
-static void pvnet_tx_reap(struct pvnet *np)
+static void pvnet_tx_reap(struct pvnet_queue *q)
 {
-	struct pvnet_tx *tx = &np->tx;
+	struct pvnet_tx *tx = &q->tx;
 	struct xen_netif_tx_response rsp;
 	u32 waiting = link_ring_responses(&tx->ring);
 
 	if (waiting > PVNET_IN_FLIGHT(&tx->ring)) {
-		pvnet_break(np, "more tx responses than there are requests");
+		pvnet_break(q->np, "more tx responses than there are requests");
 		return;
 	}
 	for (; waiting; waiting--) {
 		RING_COPY_RESPONSE(&tx->ring, tx->ring.rsp_cons, &rsp);
-		if (!pvnet_tx_retire(np, &rsp)) {
-			pvnet_break(np, "a tx response to no request");
+		if (!pvnet_tx_retire(q, &rsp)) {
+			pvnet_break(q->np, "a tx response to no request");
 			return;
 		}
 		tx->ring.rsp_cons++;
 	}
 }
+
+/* ---- requests ---------------------------------------------------------- */
 
 /* A packet's bytes, piece by piece. */
 struct pvnet_source {
@@ -129,19 +149,23 @@ static void pvnet_tx_copy(struct pvnet_source *src, u8 *to, u32 len)
 	}
 }
 
+static struct xen_netif_extra_info *pvnet_tx_next_extra(struct pvnet_tx *tx)
+{
+	tx->extras++;
+	return (struct xen_netif_extra_info *)
+		RING_GET_REQUEST(&tx->ring, tx->ring.req_prod_pvt++);
+}
+
 static void pvnet_tx_put_gso(struct pvnet_tx *tx, const struct sk_buff *skb)
 {
-	struct xen_netif_extra_info *extra = (struct xen_netif_extra_info *)
-		RING_GET_REQUEST(&tx->ring, tx->ring.req_prod_pvt++);
 	bool ipv6 = skb_shinfo(skb)->gso_type & SKB_GSO_TCPV6;
 
-	*extra = (struct xen_netif_extra_info) {
+	*pvnet_tx_next_extra(tx) = (struct xen_netif_extra_info) {
 		.type = XEN_NETIF_EXTRA_TYPE_GSO,
 		.u.gso.size = skb_shinfo(skb)->gso_size,
 		.u.gso.type = ipv6 ? XEN_NETIF_GSO_TYPE_TCPV6 :
 				     XEN_NETIF_GSO_TYPE_TCPV4,
 	};
-	tx->extras++;
 }
 
 /* Flags of a packet's first request, but for "more data". */
@@ -189,10 +213,13 @@ static void pvnet_tx_put(struct pvnet_tx *tx, struct sk_buff *skb)
 	skb_abort_seq_read(&src.seq);
 }
 
-static void pvnet_tx_push(struct pvnet *np)
+static void pvnet_tx_push(struct pvnet_queue *q)
 {
-	if (link_ring_push_requests(np->link, &np->tx.ring))
-		link_notify(np->link, np->tx.port);
+	if (link_ring_push_requests(q->np->link, &q->tx.ring)) {
+		q->tx.stats.doorbells++;
+		link_notify(q->np->link, q->tx.port);
+	}
+	link_poller_expect(&q->poller, true);
 }
 
 static bool pvnet_tx_has_room(const struct pvnet_tx *tx)
@@ -201,67 +228,117 @@ static bool pvnet_tx_has_room(const struct pvnet_tx *tx)
 }
 
 /* The ring is full as far as was known: look again, or stop until it is not. */
-static void pvnet_tx_pause(struct pvnet *np)
+static void pvnet_tx_pause(struct pvnet_queue *q)
 {
-	struct pvnet_tx *tx = &np->tx;
+	struct pvnet_tx *tx = &q->tx;
 	u32 half;
 
-	pvnet_tx_reap(np);
+	pvnet_tx_reap(q);
 	if (pvnet_tx_has_room(tx))
 		return;
 
 	/* What is not pushed is not answered. */
-	pvnet_tx_push(np);
-	netif_stop_queue(np->netdev);
+	pvnet_tx_push(q);
+	netif_tx_stop_queue(pvnet_txq(q));
+	tx->stats.stops++;
 	half = PVNET_IN_FLIGHT(&tx->ring) / 2;
-	if (link_ring_arm_responses(np->link, &tx->ring, half) >= half) {
+	if (pvnet_wish_tx(q, half) >= half) {
 		/* They came before they were asked for: nobody will call. */
-		pvnet_tx_reap(np);
-		if (pvnet_tx_has_room(tx))
-			netif_start_queue(np->netdev);
+		pvnet_tx_reap(q);
+		if (pvnet_tx_has_room(tx)) {
+			pvnet_forget_tx(q);
+			netif_tx_start_queue(pvnet_txq(q));
+		}
 	}
+}
+
+/* Can this packet be described to the backend? */
+static bool pvnet_tx_fits(const struct pvnet *np, const struct sk_buff *skb)
+{
+	u32 most = np->offers & NETIF_F_SG ? XEN_NETIF_MAX_TX_SIZE :
+					     XEN_PAGE_SIZE;
+
+	return skb->len >= ETH_HLEN && skb->len <= most;
 }
 
 netdev_tx_t pvnet_start_xmit(struct sk_buff *skb, struct net_device *netdev)
 {
 	struct pvnet *np = netdev_priv(netdev);
-	struct pvnet_tx *tx = &np->tx;
+	u16 index = skb_get_queue_mapping(skb);
+	struct pvnet_queue *q = &np->queues[index];
+	struct pvnet_tx *tx = &q->tx;
 
-	if (unlikely(!np->connected || np->broken))
-		goto drop;
-	if (unlikely(skb->len > XEN_NETIF_MAX_TX_SIZE || skb->len < ETH_HLEN))
+	if (unlikely(!np->connected || np->broken || index >= np->nr_queues ||
+		     !pvnet_tx_fits(np, skb)))
 		goto drop;
 
 	skb_tx_timestamp(skb);
 	pvnet_tx_put(tx, skb);
-	dev_sw_netstats_tx_add(netdev, 1, skb->len);
+	tx->stats.packets++;
+	tx->stats.bytes += skb->len;
 	dev_consume_skb_any(skb);
 	if (!pvnet_tx_has_room(tx))
-		pvnet_tx_pause(np);
-	if (!netdev_xmit_more() || netif_queue_stopped(netdev))
-		pvnet_tx_push(np);
+		pvnet_tx_pause(q);
+	if (!netdev_xmit_more() || netif_tx_queue_stopped(pvnet_txq(q)))
+		pvnet_tx_push(q);
+	pvnet_glance(q);
 	return NETDEV_TX_OK;
 
 drop:
 	dev_kfree_skb_any(skb);
-	netdev->stats.tx_dropped++;
-	if (np->connected && !netdev_xmit_more())
-		pvnet_tx_push(np);
+	tx->stats.dropped++;
+	if (np->connected && index < np->nr_queues && !netdev_xmit_more())
+		pvnet_tx_push(q);
 	return NETDEV_TX_OK;
 }
 
 /* After an event: go on sending when there is room again. */
-void pvnet_tx_poll(struct pvnet *np)
+void pvnet_tx_poll(struct pvnet_queue *q)
 {
-	struct netdev_queue *queue = netdev_get_tx_queue(np->netdev, 0);
+	struct netdev_queue *txq = pvnet_txq(q);
+	struct pvnet *np = q->np;
 
-	if (!netif_tx_queue_stopped(queue))
+	if (!netif_tx_queue_stopped(txq))
 		return;
-	__netif_tx_lock(queue, smp_processor_id());
+	__netif_tx_lock(txq, smp_processor_id());
 	if (np->connected && !np->broken) {
-		pvnet_tx_reap(np);
-		if (pvnet_tx_has_room(&np->tx))
-			netif_tx_wake_queue(queue);
+		pvnet_tx_reap(q);
+		if (pvnet_tx_has_room(&q->tx)) {
+			pvnet_forget_tx(q);
+			netif_tx_wake_queue(txq);
+		}
 	}
-	__netif_tx_unlock(queue);
+	__netif_tx_unlock(txq);
+	if (np->filter_behind)
+		schedule_work(&np->filter_work);
+}
+
+int pvnet_tx_filter(struct pvnet_queue *q, u8 type, const u8 *addr)
+{
+	struct netdev_queue *txq = pvnet_txq(q);
+	struct xen_netif_extra_info *extra;
+	struct pvnet_tx *tx = &q->tx;
+	u8 id;
+
+	__netif_tx_lock(txq, smp_processor_id());
+	if (RING_FREE_REQUESTS(&tx->ring) < PVNET_TX_SLOTS + 2)
+		pvnet_tx_reap(q);
+	if (RING_FREE_REQUESTS(&tx->ring) < PVNET_TX_SLOTS + 2) {
+		__netif_tx_unlock(txq);
+		return -ENOSPC;
+	}
+	/* A request without data: only what follows it counts. */
+	id = pvnet_tx_take_id(tx, PVNET_TX_FILTER);
+	*RING_GET_REQUEST(&tx->ring, tx->ring.req_prod_pvt++) =
+		(struct xen_netif_tx_request) {
+			.gref = tx->pool.ref + id,
+			.flags = XEN_NETTXF_extra_info,
+			.id = id,
+		};
+	extra = pvnet_tx_next_extra(tx);
+	*extra = (struct xen_netif_extra_info) { .type = type };
+	ether_addr_copy(extra->u.mcast.addr, addr);
+	pvnet_tx_push(q);
+	__netif_tx_unlock(txq);
+	return 0;
 }
