@@ -42,14 +42,14 @@ class SocketCarrier:
 
     @property
     def interest(self) -> int:
-        """What to wait for: no more requests while answers are not being taken."""
+        """What to wait for: no more requests while there are some, or while answers are not being taken."""
         output = self.connection.output
-        reading = 0 if self._ended or output.full else selectors.EVENT_READ
+        reading = 0 if self._ended or self._backlog else selectors.EVENT_READ
         return reading | (selectors.EVENT_WRITE if len(output) else 0)
 
     def receive(self) -> None:
         """Take in what has arrived."""
-        if self._ended or self.connection.output.full:
+        if self._ended or self._backlog:
             return
         try:
             data, fds, _, _ = socket.recv_fds(self.socket, RECEIVE_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
@@ -62,6 +62,11 @@ class SocketCarrier:
         self._ended = not data
         self.closed = self.closed or len(self._fds) > MAX_FDS
         self.connection.decoder.feed(data)
+
+    @property
+    def _backlog(self) -> bool:
+        """Whether what has arrived is enough for now."""
+        return self.connection.full or self.connection.decoder.ready
 
     def serve(self) -> None:
         """Handle requests, a round at most, and send what can be sent."""
@@ -117,7 +122,6 @@ class RingCarrier:
 
     def __init__(self, store: Store, connection: Connection, link: LinkEnd, page: RingPage) -> None:
         self.link = link
-        self.busy = False
         self.closed = False
         self._store = store
         self._connection = connection
@@ -139,7 +143,7 @@ class RingCarrier:
             raise GuestError(f"the link of domain {domid} was given for domain {connection.who.domid}")
         if link.events.status(own_port)[1] != port:
             raise GuestError(f"port {port} of domain {domid} is not bound to port {own_port} of Domain 0")
-        page = RingPage(link.frame(frame), fence=fence, notify=lambda: link.events.send(own_port))
+        page = RingPage(link.frame(frame), connection.features, fence=fence, notify=lambda: link.events.send(own_port))
         page.announce(port)
         return cls(store, connection, link, page)
 
@@ -166,7 +170,19 @@ class RingCarrier:
     def close(self) -> None:
         """Stop serving; whoever runs the loop takes it out of there and closes the link."""
         self.closed = True
-        self.busy = False
+
+    def reset(self) -> None:
+        """Begin anew, as the domain itself can ask for, too."""
+        self._page.reconnect()
+        self._page.signal()
+        self._failed = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is more to do without waiting for anything."""
+        if self.closed or self._failed or self._connection.full:
+            return False
+        return self._connection.decoder.ready or self._page.has_requests
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -188,11 +204,10 @@ class RingCarrier:
             self._write()
             handled += 1
         self._write()
-        self.busy = handled == ROUND or self._connection.has_work
 
     def _next(self) -> Message | None:
         message = self._connection.next_message()
-        while message is None and not self._connection.output.full:
+        while message is None and not self._connection.full:
             data = self._page.receive()
             if not data:
                 return None
@@ -202,6 +217,7 @@ class RingCarrier:
 
     def _write(self) -> None:
         output = self._connection.output
+        output.expire()
         while len(output) and (count := self._page.send(output.head())):
             output.sent(count)
 
@@ -209,6 +225,5 @@ class RingCarrier:
         """Stop talking to this domain, until it asks to reconnect. It lives on, so nobody else is told."""
         print(f"the ring of domain {self._connection.who.domid} was given up: {why}", file=sys.stderr)
         self._failed = True
-        self.busy = False
         self._store.reset(self._connection)
         self._page.fail(fault)

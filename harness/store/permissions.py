@@ -9,6 +9,9 @@ from enum import Flag
 from harness.store.errors import StoreError
 
 FIRST_RESERVED_DOMID = 0x7FF0
+DOMID_SELF = 0x7FF0
+ANY_DOMID = 0x7FF5
+"""DOMID_ANY: every domain, in an entry of a list of permissions other than the first."""
 
 
 class Access(Flag):
@@ -28,10 +31,15 @@ _FORM = re.compile(rb"([nrwb])([0-9]{1,5})")
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """One entry: a domain and what it may do. In the first entry: the owner, and what all others may do."""
+    """One entry: a domain and what it may do. In the first entry: the owner, and what all others may do.
+
+    :param void: it grants nothing: there was no such domain when it was written, and one that comes to have the same
+        domid is another.
+    """
 
     domid: int
     access: Access
+    void: bool = False
 
     @classmethod
     def parse(cls, text: bytes) -> Permission:
@@ -40,7 +48,7 @@ class Permission:
         :raise StoreError: EINVAL.
         """
         found = _FORM.fullmatch(text)
-        if not found or int(found[2]) >= FIRST_RESERVED_DOMID:
+        if not found or (int(found[2]) >= FIRST_RESERVED_DOMID and int(found[2]) != ANY_DOMID):
             raise StoreError("EINVAL")
         return cls(int(found[2]), _LETTERS[found[1].decode()])
 
@@ -68,7 +76,7 @@ class Requester:
     target: int | None = None
 
     def is_one_of(self, domid: int) -> bool:
-        return domid in (self.domid, self.target)
+        return domid in (self.domid, self.target, ANY_DOMID)
 
 
 def access_of(who: Requester, permissions: Permissions) -> Access:
@@ -76,7 +84,7 @@ def access_of(who: Requester, permissions: Permissions) -> Access:
     if who.privileged or who.is_one_of(permissions[0].domid):
         return Access.BOTH | Access.OWNER
     for entry in permissions[1:]:
-        if who.is_one_of(entry.domid):
+        if not entry.void and who.is_one_of(entry.domid):
             return entry.access
     return permissions[0].access
 

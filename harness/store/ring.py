@@ -23,7 +23,8 @@ _RECONNECT = 1
 FEATURE_RECONNECTION = 1
 FEATURE_ERROR = 2
 FEATURE_WATCH_DEPTH = 4
-FEATURES = FEATURE_RECONNECTION | FEATURE_ERROR | FEATURE_WATCH_DEPTH
+FEATURE_ANY_DOMAIN = 8
+FEATURES = FEATURE_RECONNECTION | FEATURE_ERROR | FEATURE_WATCH_DEPTH | FEATURE_ANY_DOMAIN
 
 _MODULUS = 1 << 32
 
@@ -48,14 +49,18 @@ class RingPage:
     """The server's end of a ring page.
 
     :param page: the 4096 bytes.
+    :param features: what the domain is offered, of ``FEATURES``.
     :param fence: orders all accesses to memory before it and after it.
     :param notify: raises the event channel.
     """
 
-    def __init__(self, page: memoryview, *, fence: Callable[[], None], notify: Callable[[], None]) -> None:
+    def __init__(
+        self, page: memoryview, features: int, *, fence: Callable[[], None], notify: Callable[[], None]
+    ) -> None:
         self._page = page
         # One 4-byte access per word: byte by byte, the domain could see half of a new index.
         self._words = page.cast("I")
+        self._features = features
         self._updated = False
         self._fence = fence
         self._notify = notify
@@ -66,11 +71,15 @@ class RingPage:
         A guest that was told to wait in the state of reconnecting before we came is let go by :meth:`reconnect`.
         """
         self._set(_PORT, port)
-        self._set(_FEATURES, FEATURES)
+        self._set(_FEATURES, self._features)
 
     @property
     def wants_reconnect(self) -> bool:
-        return self._get(_CONNECTION) == _RECONNECT
+        return bool(self._features & FEATURE_RECONNECTION) and self._get(_CONNECTION) == _RECONNECT
+
+    @property
+    def has_requests(self) -> bool:
+        return self._get(_REQ_PROD) != self._get(_REQ_CONS)
 
     def reconnect(self) -> None:
         """Empty both queues and tell the domain that it may start anew."""
@@ -81,7 +90,8 @@ class RingPage:
 
     def fail(self, fault: RingFault) -> None:
         """Leave the reason why nothing more will be read or written."""
-        self._set(_ERROR, fault)
+        if self._features & FEATURE_ERROR:
+            self._set(_ERROR, fault)
 
     def receive(self) -> bytes:
         """Take what the domain has written; empty if there is nothing.

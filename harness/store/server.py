@@ -68,6 +68,10 @@ class Server:
             self._flush()
         self._forget_closed_rings()
         for client in self._clients:
+            self._update_interest(client)
+
+    def _update_interest(self, client: SocketCarrier) -> None:
+        if self._selector.get_key(client.socket).events != client.interest:
             self._selector.modify(client.socket, client.interest, client)
 
     def _flush(self) -> None:

@@ -1,261 +1,30 @@
-"""The nodes of the store and what can be done to them. Knows nothing of sockets, requests or watches.
-
-Everything here takes absolute paths that :func:`harness.store.paths.resolve` has let through.
-"""
+"""The nodes of the store themselves."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import replace
 
-from harness.store.errors import StoreError
-from harness.store.paths import SPECIAL, join, leaf, parent
-from harness.store.permissions import (
-    DOMAIN_0_ONLY,
-    Access,
-    Permissions,
-    Requester,
-    access_of,
-    inherited,
-    without,
-)
-from harness.store.quotas import Quota
-
-ABSENT = 0
-"""The generation of a node that does not exist."""
-
-_NODE_BYTES = 24
-_PERMISSION_BYTES = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One node; a change makes a new one.
-
-    :param children: their names, in the order in which they were created.
-    :param generation: unlike that of any other node and of any other version of this one.
-    """
-
-    value: bytes
-    permissions: Permissions
-    children: tuple[str, ...] = ()
-    generation: int = ABSENT
-
-    @property
-    def size(self) -> int:
-        """Bytes, as the node-size quota counts them."""
-        names = sum(len(name) + 1 for name in self.children)
-        return _NODE_BYTES + len(self.value) + names + _PERMISSION_BYTES * len(self.permissions)
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What a watch may have to report.
-
-    :param exact: report only to a watch on this very path (a node that went away together with its parent).
-    :param readers: permissions of the node before and after, and of its parent: who may read under one of them is told.
-    """
-
-    path: str
-    exact: bool
-    readers: tuple[Permissions, ...]
-
-
-class NodeSpace(ABC):
-    """The operations, written once for the tree itself and for a transaction's view of it."""
-
-    def __init__(self, quota: Quota) -> None:
-        self.quota = quota
-        self._owned: Counter[int] = Counter()
-        self._changes: list[Change] = []
-
-    @abstractmethod
-    def find(self, path: str) -> Node | None:
-        """The node, or None. Does not count as reading it."""
-
-    @abstractmethod
-    def _store(self, path: str, node: Node | None) -> None:
-        """Put a node in its place, None to remove it, and keep count of owners with :meth:`_count`."""
-
-    @abstractmethod
-    def owned_by(self, domid: int) -> int:
-        """How many nodes a domain owns."""
-
-    def _note_node(self, path: str) -> None:  # noqa: B027 - only a transaction cares
-        """The answer being given depends on this node, its children and whether it exists."""
-
-    def _note_value(self, path: str) -> None:  # noqa: B027 - only a transaction cares
-        """The answer being given depends on the value of this node."""
-
-    def take_changes(self) -> list[Change]:
-        """What was changed since the last call."""
-        changes, self._changes = self._changes, []
-        return changes
-
-    def read(self, who: Requester, path: str) -> bytes:
-        """:raise StoreError: ENOENT, EACCES."""
-        self._note_value(path)
-        return self._existing(who, path, Access.READ).value
-
-    def directory(self, who: Requester, path: str) -> Node:
-        """The node whose children are asked for.
-
-        :raise StoreError: ENOENT, EACCES.
-        """
-        self._note_node(path)
-        return self._existing(who, path, Access.READ)
-
-    def get_permissions(self, who: Requester, path: str) -> Permissions:
-        """:raise StoreError: ENOENT, EACCES."""
-        self._note_node(path)
-        return self._existing(who, path, Access.READ).permissions
-
-    def write(self, who: Requester, path: str, value: bytes) -> None:
-        """Set a value, creating the node and its parents if missing.
-
-        :raise StoreError: EACCES, ENOSPC.
-        """
-        node = self._reachable(who, path, Access.WRITE)
-        if node is None:
-            self._create(who, path, value)
-        else:
-            self._change(who, path, replace(node, value=value))
-        self._report(path)
-
-    def make(self, who: Requester, path: str) -> None:
-        """Create an empty node and its parents; does nothing if it exists.
-
-        :raise StoreError: EACCES, ENOSPC.
-        """
-        self._note_node(path)
-        if self._reachable(who, path, Access.WRITE) is None:
-            self._create(who, path, b"")
-            self._report(path)
-
-    def remove(self, who: Requester, path: str) -> None:
-        """Remove a node and all below it; does nothing if only the node is missing.
-
-        :raise StoreError: EINVAL for the root, ENOENT if the parent is missing, too; EACCES.
-        """
-        self._note_node(path)
-        if self._reachable(who, path, Access.WRITE) is None:
-            self._note_node(parent(path))
-            if self.find(parent(path)) is None:
-                raise StoreError("ENOENT")
-            return
-        if path == "/":
-            raise StoreError("EINVAL")
-        self._remove(path)
-
-    def set_permissions(self, who: Requester, path: str, permissions: Permissions) -> None:
-        """Replace a node's permissions; only its owner may, and only Domain 0 may give it to another owner.
-
-        :raise StoreError: ENOENT, EACCES, EPERM, ENOSPC.
-        """
-        if not who.privileged and len(permissions) > self.quota.permissions:
-            raise StoreError("ENOSPC")
-        node = self._existing(who, path, Access.WRITE | Access.OWNER)
-        if not who.privileged and permissions[0].domid != node.permissions[0].domid:
-            raise StoreError("EPERM")
-        self._change(who, path, replace(node, permissions=permissions))
-        self._report(path, node.permissions)
-
-    def subtree(self, path: str) -> Iterator[str]:
-        """The path and all existing ones below it, parents first. Not recursive: trees can be deep."""
-        pending = [path]
-        while pending:
-            current = pending.pop()
-            node = self.find(current)
-            if node is not None:
-                yield current
-                pending.extend(join(current, name) for name in reversed(node.children))
-
-    def _reachable(self, who: Requester, path: str, needed: Access) -> Node | None:
-        """The node if it exists and the access is granted; None if it does not exist but might.
-
-        Whether it exists is told only to those who have the access to its nearest existing ancestor.
-        """
-        ancestor = path
-        while (asked := self.find(ancestor)) is None:
-            ancestor = parent(ancestor)
-        if needed not in access_of(who, asked.permissions):
-            raise StoreError("EACCES")
-        return asked if ancestor == path else None
-
-    def _existing(self, who: Requester, path: str, needed: Access) -> Node:
-        node = self._reachable(who, path, needed)
-        if node is None:
-            raise StoreError("ENOENT")
-        return node
-
-    def _create(self, who: Requester, path: str, value: bytes) -> None:
-        """Make a node that does not exist, and its missing parents: all of them or, over quota, none."""
-        missing = [path]
-        while (ancestor := self.find(parent(missing[-1]))) is None:
-            missing.append(parent(missing[-1]))
-        extended = replace(ancestor, children=(*ancestor.children, leaf(missing[-1])))
-        new = Node(b"", inherited(ancestor.permissions, who))
-        created = [(path, replace(new, value=value))]
-        created += [(step, replace(new, children=(leaf(below),))) for below, step in pairwise(missing)]
-        if not who.privileged and self.owned_by(who.domid) + len(created) > self.quota.nodes:
-            raise StoreError("ENOSPC")
-        self._check_sizes(who, extended, *(node for _, node in created))
-        self._store(parent(missing[-1]), extended)
-        for step, node in reversed(created):
-            self._store(step, node)
-
-    def _change(self, who: Requester, path: str, node: Node) -> None:
-        self._check_sizes(who, node)
-        self._store(path, node)
-
-    def _check_sizes(self, who: Requester, *nodes: Node) -> None:
-        if not who.privileged and any(node.size > self.quota.node_size for node in nodes):
-            raise StoreError("ENOSPC")
-
-    def _remove(self, path: str) -> None:
-        above = self._known(parent(path))
-        doomed = list(self.subtree(path))
-        for step in doomed:
-            self._note_node(step)
-            self._report(step, exact=step != path)
-        for step in reversed(doomed):
-            self._store(step, None)
-        children = tuple(name for name in above.children if name != leaf(path))
-        self._store(parent(path), replace(above, children=children))
-
-    def _known(self, path: str) -> Node:
-        node = self.find(path)
-        if node is None:
-            raise KeyError(path)
-        return node
-
-    def _report(self, path: str, before: Permissions | None = None, *, exact: bool = False) -> None:
-        readers = [self._known(path).permissions]
-        if not path.startswith("@"):
-            readers.append(self._known(parent(path)).permissions)
-        if before is not None:
-            readers.append(before)
-        self._changes.append(Change(path, exact, tuple(readers)))
-
-    def _count(self, old: Node | None, new: Node | None) -> None:
-        if old is not None:
-            self._owned[old.permissions[0].domid] -= 1
-        if new is not None:
-            self._owned[new.permissions[0].domid] += 1
+from harness.store.paths import SPECIAL, join
+from harness.store.permissions import DOMAIN_0_ONLY, without
+from harness.store.quotas import Accounts
+from harness.store.space import ABSENT, Node, NodeSpace
 
 
 class Tree(NodeSpace):
     """The nodes themselves, always complete: whatever exists has all its parents."""
 
-    def __init__(self, quota: Quota | None = None) -> None:
-        super().__init__(quota or Quota())
+    def __init__(self, accounts: Accounts) -> None:
+        super().__init__(accounts)
         self._nodes: dict[str, Node] = {}
         self._generation = ABSENT
         self._undo: list[tuple[str, Node | None]] | None = None
+        self._dead: set[int] = set()
+        self.open_transactions = 0
+        self.removals = 0
+        """How many nodes have been removed so far."""
         for path in ("/", *SPECIAL):
             self._store(path, Node(b"", DOMAIN_0_ONLY))
 
@@ -264,6 +33,12 @@ class Tree(NodeSpace):
 
     def owned_by(self, domid: int) -> int:
         return self._owned[domid]
+
+    def is_dead(self, domid: int) -> bool:
+        return domid in self._dead
+
+    def __len__(self) -> int:
+        return len(self._nodes)
 
     def generation(self, path: str) -> int:
         """The generation of a node, ABSENT if there is none."""
@@ -291,16 +66,41 @@ class Tree(NodeSpace):
         finally:
             self._undo = None
 
+    def admit_domain(self, domid: int) -> None:
+        """There is a domain with this domid, perhaps again."""
+        self._dead.discard(domid)
+
     def forget_domain(self, domid: int) -> None:
-        """Remove every node that a domain owns and every right it was given."""
+        """A domain is gone: remove every node that it owns and every right it was given."""
+        self._dead.add(domid)
         for path in list(self._nodes):
             node = self._nodes.get(path)
-            if node is None or path in ("/", *SPECIAL):
+            if node is None:
                 continue
-            if node.permissions[0].domid == domid:
-                self._remove(path)
+            if node.owner == domid:
+                self._disown(path, node)
             elif (kept := without(node.permissions, domid)) != node.permissions:
                 self._store(path, replace(node, permissions=kept))
+
+    def faults(self) -> Iterator[str]:
+        """What is wrong with the tree: names without nodes, nodes without parents, wrong counts."""
+        owned: Counter[int] = Counter(node.owner for node in self._nodes.values())
+        reachable = {*self.subtree("/"), *SPECIAL}
+        yield from (f"{path} is in no parent's list" for path in self._nodes.keys() - reachable)
+        for path, node in self._nodes.items():
+            yield from (f"{path} lists {name}" for name in node.children if join(path, name) not in self._nodes)
+            if node.names_size != sum(len(name) + 1 for name in node.children):
+                yield f"{path} has a wrong size"
+        yield from (
+            f"domain {domid} owns another number of nodes" for domid in owned if owned[domid] != self._owned[domid]
+        )
+
+    def _disown(self, path: str, node: Node) -> None:
+        """Remove a node whose owner is gone; what cannot be removed is Domain 0's again."""
+        if path in ("/", *SPECIAL):
+            self._store(path, replace(node, permissions=DOMAIN_0_ONLY))
+        else:
+            self._remove(path)
 
     def _store(self, path: str, node: Node | None) -> None:
         if self._undo is not None:
@@ -310,8 +110,13 @@ class Tree(NodeSpace):
         self._place(path, node)
 
     def _place(self, path: str, node: Node | None) -> None:
-        self._count(self._nodes.get(path), node)
+        old = self._nodes.get(path)
+        self._count(old, node)
+        if old is not None:
+            self.accounts.memory[old.owner] -= len(path) + old.size
         if node is None:
             self._nodes.pop(path, None)
+            self.removals += 1
         else:
+            self.accounts.memory[node.owner] += len(path) + node.size
             self._nodes[path] = node

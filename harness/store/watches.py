@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from harness.store.errors import StoreError
 from harness.store.paths import SPECIAL, parent
-from harness.store.tree import Change
+from harness.store.space import Change
 
 Watcher = TypeVar("Watcher")
 
@@ -30,6 +30,11 @@ class Watch(Generic[Watcher]):
     depth: int | None = None
     prefix: int = 0
 
+    @property
+    def size(self) -> int:
+        """Bytes that it uses."""
+        return len(self.path) + len(self.token)
+
     def told(self, change: Change) -> str | None:
         """The path to report for a change at or below the watched path, or None for no report."""
         if change.path == self.path:
@@ -38,61 +43,63 @@ class Watch(Generic[Watcher]):
             return None
         if self.path in SPECIAL:
             # "@releaseDomain/7" is what happened; only who asked for the level below is told which domain it was.
+            if self.depth == 0:
+                return None
             return change.path if self.depth else self.path
         levels = change.path.count("/") - (0 if self.path == "/" else self.path.count("/"))
         return change.path[self.prefix :] if self.depth is None or levels <= self.depth else None
 
 
 class WatchTable(Generic[Watcher]):
-    """All watches, found by path."""
+    """All watches, found by path.
 
-    def __init__(self) -> None:
-        self._by_path: dict[str, list[Watch[Watcher]]] = {}
-        self._count: dict[Watcher, int] = {}
+    :param charge: is told how many bytes more somebody uses for them, or fewer.
+    """
+
+    def __init__(self, charge: Callable[[Watcher, int], None]) -> None:
+        self._charge = charge
+        self._by_path: dict[str, dict[tuple[Watcher, bytes], Watch[Watcher]]] = {}
+        self._by_watcher: dict[Watcher, dict[tuple[str, bytes], None]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(watches) for watches in self._by_watcher.values())
 
     def count(self, watcher: Watcher) -> int:
-        return self._count.get(watcher, 0)
+        return len(self._by_watcher.get(watcher, ()))
+
+    def has(self, watch: Watch[Watcher]) -> bool:
+        """Whether the same watcher watches this path with this token already."""
+        return (watch.path, watch.token) in self._by_watcher.get(watch.watcher, {})
 
     def add(self, watch: Watch[Watcher]) -> None:
-        """:raise StoreError: EEXIST, the same watcher has this path and token already."""
-        if self._find(watch.watcher, watch.path, watch.token) is not None:
-            raise StoreError("EEXIST")
-        self._by_path.setdefault(watch.path, []).append(watch)
-        self._count[watch.watcher] = self.count(watch.watcher) + 1
+        """Add one that is not there yet."""
+        self._by_path.setdefault(watch.path, {})[watch.watcher, watch.token] = watch
+        self._by_watcher.setdefault(watch.watcher, {})[watch.path, watch.token] = None
+        self._charge(watch.watcher, watch.size)
 
     def remove(self, watcher: Watcher, path: str, token: bytes) -> None:
         """:raise StoreError: ENOENT, there is none."""
-        watch = self._find(watcher, path, token)
+        watch = self._by_path.get(path, {}).pop((watcher, token), None)
         if watch is None:
             raise StoreError("ENOENT")
-        self._by_path[path].remove(watch)
         if not self._by_path[path]:
             del self._by_path[path]
-        self._count[watcher] -= 1
+        del self._by_watcher[watcher][path, token]
+        self._charge(watcher, -watch.size)
 
     def forget(self, watcher: Watcher) -> None:
         """Remove all watches of somebody."""
-        self._count.pop(watcher, None)
-        for path, watches in list(self._by_path.items()):
-            kept = [watch for watch in watches if watch.watcher != watcher]
-            if kept:
-                self._by_path[path] = kept
-            else:
-                del self._by_path[path]
+        for path, token in list(self._by_watcher.get(watcher, ())):
+            self.remove(watcher, path, token)
+        self._by_watcher.pop(watcher, None)
 
     def concerned(self, change: Change) -> Iterator[tuple[Watch[Watcher], str]]:
         """The watches that a change is reported to, and as which path. Permissions are the caller's business."""
         for path in _at_and_above(change.path):
-            for watch in self._by_path.get(path, ()):
+            for watch in self._by_path.get(path, {}).values():
                 told = watch.told(change)
                 if told is not None:
                     yield watch, told
-
-    def _find(self, watcher: Watcher, path: str, token: bytes) -> Watch[Watcher] | None:
-        for watch in self._by_path.get(path, ()):
-            if watch.watcher == watcher and watch.token == token:
-                return watch
-        return None
 
 
 def _at_and_above(path: str) -> Iterator[str]:

@@ -38,6 +38,10 @@ class Op(IntEnum):
     SET_TARGET = 19
     RESET_WATCHES = 21
     DIRECTORY_PART = 22
+    GET_FEATURE = 23
+    SET_FEATURE = 24
+    GET_QUOTA = 25
+    SET_QUOTA = 26
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,46 @@
-"""How unit tests run: examples have no time limit of their own, because the machine may be busy with guests."""
+"""How unit tests run, and the set-up that many of them share.
+
+Examples have no time limit of their own, because the machine may be busy with guests. ``HYPOTHESIS_PROFILE=long``
+makes the random runs a hundred times as long.
+"""
 
 from __future__ import annotations
 
+import os
+
+import pytest
 from hypothesis import settings
 
+from harness.store.core import Store
+from tests.unit.store_peers import Peer, small_store
+
 settings.register_profile("busy-machine", deadline=None)
-settings.load_profile("busy-machine")
+settings.register_profile("long", deadline=None, max_examples=10_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy-machine"))
+
+
+@pytest.fixture
+def store() -> Store:
+    """A store in this process, whose domains need no link."""
+    return small_store()
+
+
+@pytest.fixture
+def tool(store: Store) -> Peer:
+    """A process of Domain 0."""
+    return Peer.tool(store)
+
+
+@pytest.fixture
+def other(store: Store) -> Peer:
+    """Another process of Domain 0."""
+    return Peer.tool(store)
+
+
+@pytest.fixture
+def domain_5(store: Store, tool: Peer) -> Peer:
+    """Domain 5, which may read its home and write below its ``data``."""
+    tool.write("/local/domain/5/data")
+    tool.set_perms("/local/domain/5", "n0", "r5")
+    tool.set_perms("/local/domain/5/data", "n5")
+    return Peer.domain(store, 5)

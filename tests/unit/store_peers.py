@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harness.store.connection import Connection
 from harness.store.core import DomainRing, Store
 from harness.store.errors import StoreError
 from harness.store.quotas import Quota
-from harness.store.wire import Decoder, Message, Op, split, strings
+from harness.store.wire import PAYLOAD_MAX, Decoder, Message, Op, split, strings
 
 
 class NoRing:
@@ -16,18 +18,32 @@ class NoRing:
 
     def __init__(self) -> None:
         self.closed = False
+        self.resets = 0
 
     def close(self) -> None:
         self.closed = True
 
+    def reset(self) -> None:
+        self.resets += 1
 
-def small_store(quota: Quota | None = None) -> Store:
+
+@dataclass
+class Clock:
+    """Time that passes when the test says so."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def small_store(quota: Quota | None = None, clock: Callable[[], float] = time.monotonic) -> Store:
     """A store whose domains need no ring page."""
 
     def connect(_connection: Connection, _frame: int, _port: int, _fds: list[int]) -> DomainRing:
         return NoRing()
 
-    return Store(connect, quota)
+    return Store(connect, quota, clock)
 
 
 @dataclass
@@ -66,13 +82,16 @@ class Peer:
         assert answer.type == operation
         return answer.payload
 
+    def take(self, limit: int) -> None:
+        """Take some bytes of the next message."""
+        head = bytes(self.connection.output.head()[:limit])
+        self.connection.output.sent(len(head))
+        self._decoder.feed(head)
+
     def receive(self) -> list[Message]:
         """Take what the store has for this client; events are put aside."""
-        output = self.connection.output
-        while len(output):
-            head = bytes(output.head())
-            output.sent(len(head))
-            self._decoder.feed(head)
+        while len(self.connection.output):
+            self.take(PAYLOAD_MAX)
         answers = []
         while (message := self._decoder.next()) is not None:
             if message.type == Op.WATCH_EVENT:
@@ -82,6 +101,14 @@ class Peer:
             else:
                 answers.append(message)
         return answers
+
+    def serve(self) -> int:
+        """Have the store handle what lies in the connection's decoder, as far as it will now; returns how much."""
+        handled = 0
+        while (message := self.connection.next_message()) is not None:
+            self.store.handle(self.connection, message, [])
+            handled += 1
+        return handled
 
     def heard(self) -> list[tuple[str, str]]:
         """The watch events since the last call."""

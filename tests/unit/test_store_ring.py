@@ -71,7 +71,7 @@ def a_page(start: int = 0) -> tuple[RingPage, Guest, list[None]]:
     guest = Guest(memory)
     for index in (REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD):
         guest.set(index, start)
-    return RingPage(memory, fence=fence, notify=lambda: events.append(None)), guest, events
+    return RingPage(memory, FEATURES, fence=fence, notify=lambda: events.append(None)), guest, events
 
 
 starts = st.one_of(st.integers(0, MODULUS - 1), st.integers(MODULUS - 3000, MODULUS - 1))
@@ -242,7 +242,7 @@ def test_a_domain_that_takes_no_answers_is_not_listened_to_and_harms_nobody(rig:
         if not taken:
             break
     connection = rig.store.domains[DOMID].connection
-    assert len(connection.output) == rig.store.quota.outstanding
+    assert len(connection.output) == rig.store.accounts.default.outstanding
     tool.write("/still", "works")
     assert tool.read("/still") == b"works"
     answers = 0

@@ -148,11 +148,18 @@ def test_a_live_tree_is_listed_as_xen_lists_its_own(client: StoreClient) -> None
         '/local = ""   (n0)',
         '/local/domain = ""   (n0)',
         '/local/domain/0 = ""   (n0)',
+        '/local/domain/0/control = ""   (n0)',
+        '/local/domain/0/control/feature-poweroff = "1"   (n0)',
+        '/local/domain/0/control/feature-reboot = "1"   (n0)',
+        '/local/domain/0/control/feature-suspend = "1"   (n0)',
         '/local/domain/0/domid = "0"   (n0)',
         '/local/domain/0/name = "Domain-0"   (n0)',
         '/local/domain/1 = ""   (n0,r1)',
         '/local/domain/1/name = "domU"   (n0,r1)',
         '/local/domain/1/data = ""   (n1)',
+        '/local/pool = ""   (n0)',
+        '/local/pool/0 = ""   (n0)',
+        '/local/pool/0/name = "Pool-0"   (n0)',
     ]
 
 

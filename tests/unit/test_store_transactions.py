@@ -17,21 +17,6 @@ from harness.store.wire import Op
 from tests.unit.store_peers import Peer, small_store
 
 
-@pytest.fixture
-def store() -> Store:
-    return small_store()
-
-
-@pytest.fixture
-def tool(store: Store) -> Peer:
-    return Peer.tool(store)
-
-
-@pytest.fixture
-def other(store: Store) -> Peer:
-    return Peer.tool(store)
-
-
 def test_a_transaction_sees_its_own_writes_and_others_see_them_at_its_end(tool: Peer, other: Peer) -> None:
     tool.write("/a", "old")
     transaction = tool.begin()

@@ -14,25 +14,6 @@ from harness.store.wire import PAYLOAD_MAX, Op, split
 from tests.unit.store_peers import NoRing, Peer, small_store
 
 
-@pytest.fixture
-def store() -> Store:
-    return small_store()
-
-
-@pytest.fixture
-def tool(store: Store) -> Peer:
-    return Peer.tool(store)
-
-
-@pytest.fixture
-def guest(store: Store, tool: Peer) -> Peer:
-    """Domain 5, which may write below its own home."""
-    tool.write("/local/domain/5/data")
-    tool.set_perms("/local/domain/5", "n0", "r5")
-    tool.set_perms("/local/domain/5/data", "n5")
-    return Peer.domain(store, 5)
-
-
 @pytest.mark.parametrize(
     "path",
     [
@@ -54,12 +35,12 @@ def test_the_longest_paths_are_good(tool: Peer) -> None:
     assert tool.read("/" + "x" * (ABSOLUTE_MAX - 1)) == b"absolute"
 
 
-def test_relative_paths_start_at_the_home_of_who_asks(tool: Peer, guest: Peer) -> None:
-    guest.write("data/mine", "1")
+def test_relative_paths_start_at_the_home_of_who_asks(tool: Peer, domain_5: Peer) -> None:
+    domain_5.write("data/mine", "1")
     tool.write("rel/x", "2")
     assert tool.read("/local/domain/5/data/mine") == b"1"
     assert tool.read("/local/domain/0/rel/x") == b"2"
-    assert guest.read("data/mine") == b"1"
+    assert domain_5.read("data/mine") == b"1"
 
 
 @given(st.binary(max_size=40))
@@ -185,7 +166,7 @@ def test_any_request_of_a_domain_is_answered_and_changes_nothing_elsewhere(
     assert Peer.tool(store).directory("/") == before
 
 
-@pytest.mark.parametrize("operation", [20, 23, 24, 25, 26, 65535, Op.WATCH_EVENT, Op.ERROR])
+@pytest.mark.parametrize("operation", [20, 27, 65535, Op.WATCH_EVENT, Op.ERROR])
 def test_unknown_operations_are_not_implemented(tool: Peer, operation: int) -> None:
     assert tool.refused(operation, "/") == "ENOSYS"
 
@@ -223,36 +204,36 @@ def _outcome(peer: Peer, operation: Op) -> bytes | str:
         return error.name
 
 
-def test_a_new_node_has_its_parents_permissions_but_its_creators_domain_owns_it(tool: Peer, guest: Peer) -> None:
+def test_a_new_node_has_its_parents_permissions_but_its_creators_domain_owns_it(tool: Peer, domain_5: Peer) -> None:
     tool.write("/shared")
     tool.set_perms("/shared", "n0", "b5", "r7")
     tool.write("/shared/by-tool/x")
-    guest.write("/shared/by-guest/x")
+    domain_5.write("/shared/by-guest/x")
     assert tool.perms("/shared/by-tool/x") == ["n0", "b5", "r7"]
     assert tool.perms("/shared/by-guest") == tool.perms("/shared/by-guest/x") == ["n5", "b5", "r7"]
 
 
-def test_existence_is_not_told_to_those_who_may_not_read_the_parent(tool: Peer, guest: Peer) -> None:
+def test_existence_is_not_told_to_those_who_may_not_read_the_parent(tool: Peer, domain_5: Peer) -> None:
     tool.write("/hidden/node")
-    assert guest.refused(Op.READ, "/hidden/node") == "EACCES"
-    assert guest.refused(Op.READ, "/hidden/nothing") == "EACCES"
+    assert domain_5.refused(Op.READ, "/hidden/node") == "EACCES"
+    assert domain_5.refused(Op.READ, "/hidden/nothing") == "EACCES"
     tool.set_perms("/hidden", "r0")
-    assert guest.refused(Op.READ, "/hidden/nothing") == "ENOENT"
-    assert guest.refused(Op.RM, "/hidden/nothing") == "EACCES"
+    assert domain_5.refused(Op.READ, "/hidden/nothing") == "ENOENT"
+    assert domain_5.refused(Op.RM, "/hidden/nothing") == "EACCES"
 
 
-def test_only_the_owner_sets_permissions_and_only_domain_0_gives_a_node_away(tool: Peer, guest: Peer) -> None:
-    guest.write("data/mine", "1")
-    guest.set_perms("data/mine", "n5", "r0", "b6")
-    assert guest.perms("data/mine") == ["n5", "r0", "b6"]
-    assert guest.refused(Op.SET_PERMS, "data/mine", "n6") == "EPERM"
-    assert guest.refused(Op.SET_PERMS, "/local/domain/5", "n5") == "EACCES"
+def test_only_the_owner_sets_permissions_and_only_domain_0_gives_a_node_away(tool: Peer, domain_5: Peer) -> None:
+    domain_5.write("data/mine", "1")
+    domain_5.set_perms("data/mine", "n5", "r0", "b6")
+    assert domain_5.perms("data/mine") == ["n5", "r0", "b6"]
+    assert domain_5.refused(Op.SET_PERMS, "data/mine", "n6") == "EPERM"
+    assert domain_5.refused(Op.SET_PERMS, "/local/domain/5", "n5") == "EACCES"
     tool.set_perms("/local/domain/5/data/mine", "n6")
-    assert guest.refused(Op.READ, "data/mine") == "EACCES"
+    assert domain_5.refused(Op.READ, "data/mine") == "EACCES"
 
 
-def test_a_domain_with_a_target_has_its_rights_too(store: Store, tool: Peer, guest: Peer) -> None:
-    guest.write("data/mine", "1")
+def test_a_domain_with_a_target_has_its_rights_too(store: Store, tool: Peer, domain_5: Peer) -> None:
+    domain_5.write("data/mine", "1")
     device_model = Peer.domain(store, 6)
     assert device_model.refused(Op.READ, "/local/domain/5/data/mine") == "EACCES"
     tool.ask(Op.SET_TARGET, "6", "5")
@@ -270,8 +251,8 @@ def test_a_domain_with_a_target_has_its_rights_too(store: Store, tool: Peer, gue
         (Op.IS_DOMAIN_INTRODUCED, ["5"]),
     ],
 )
-def test_what_only_domain_0_may_do(guest: Peer, operation: Op, arguments: list[str]) -> None:
-    assert guest.refused(operation, *arguments) == "EACCES"
+def test_what_only_domain_0_may_do(domain_5: Peer, operation: Op, arguments: list[str]) -> None:
+    assert domain_5.refused(operation, *arguments) == "EACCES"
 
 
 @given(st.integers(0, 0x7FEF), st.sampled_from("nrwb"))
@@ -290,13 +271,15 @@ def test_the_first_matching_entry_decides() -> None:
 
 def test_what_exists_at_the_start(tool: Peer) -> None:
     assert tool.directory("/") == ["tool", "local"]
-    assert tool.directory("/local/domain/0") == ["domid", "name"]
+    assert tool.directory("/local/domain/0") == ["control", "domid", "name"]
+    assert tool.directory("/local/domain/0/control") == ["feature-poweroff", "feature-reboot", "feature-suspend"]
     assert tool.read("/local/domain/0/name") == b"Domain-0"
+    assert tool.read("/local/pool/0/name") == b"Pool-0"
     assert tool.perms("/tool/xenstored") == ["n0"]
 
 
-def test_paths_and_presence_of_domains(tool: Peer, guest: Peer) -> None:
-    assert guest.ask(Op.GET_DOMAIN_PATH, "9") == b"/local/domain/9\0"
+def test_paths_and_presence_of_domains(tool: Peer, domain_5: Peer) -> None:
+    assert domain_5.ask(Op.GET_DOMAIN_PATH, "9") == b"/local/domain/9\0"
     assert [tool.ask(Op.IS_DOMAIN_INTRODUCED, domid) for domid in ("0", "5", "9")] == [b"T\0", b"T\0", b"F\0"]
     assert tool.refused(Op.RESUME, "9") == "ENOENT"
     assert tool.refused(Op.RELEASE, "9") == "ENOENT"
@@ -304,7 +287,7 @@ def test_paths_and_presence_of_domains(tool: Peer, guest: Peer) -> None:
     assert tool.refused(Op.INTRODUCE, "0", "1", "1") == "EEXIST"
 
 
-def test_releasing_a_domain_removes_its_nodes_and_its_rights_everywhere(tool: Peer, guest: Peer) -> None:
+def test_releasing_a_domain_removes_its_nodes_and_its_rights_everywhere(tool: Peer, domain_5: Peer) -> None:
     tool.write("/local/domain/5/vm", "/vm/some-uuid")
     for path in ("/vm/some-uuid/name", "/vm/other/name", "/libxl/5/type", "/libxl/6/type"):
         tool.write(path)
@@ -322,7 +305,7 @@ def test_releasing_a_domain_removes_its_nodes_and_its_rights_everywhere(tool: Pe
 
 
 @pytest.mark.parametrize("lie", ["/", "/vm", "/local/domain/0", "/vm//", "/vm/../tool", "\xff"])
-def test_a_domain_that_lies_about_its_vm_takes_nothing_with_it(tool: Peer, guest: Peer, lie: str) -> None:
+def test_a_domain_that_lies_about_its_vm_takes_nothing_with_it(tool: Peer, domain_5: Peer, lie: str) -> None:
     tool.write("/local/domain/5/vm", lie)
     tool.write("/vm/other")
     tool.ask(Op.RELEASE, "5")
