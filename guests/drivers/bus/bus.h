@@ -18,6 +18,7 @@ struct link_events {
 	u8 *mask[2];
 	u64 *ports[2];			/* struct link_port, one access each */
 	spinlock_t lock;		/* choosing a free port */
+	spinlock_t mask_lock;		/* why a port is masked */
 	struct link_channel **channels;	/* by port; NULL: nobody listens */
 	struct link_vector *vectors;
 	unsigned int nr_vectors;
