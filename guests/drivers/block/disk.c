@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * A disk of the bus: its XenBus states, and the gendisk /dev/xvd* while it is
- * connected. Everything that changes state runs in one work item, so it needs no
- * lock, and the watch that starts it never waits for a slow disk.
- */
+/* The gendisk /dev/xvd*, from when the backend is connected until it closes. */
 #include <linux/blkdev.h>
-#include <linux/module.h>
-#include <linux/slab.h>
+#include <linux/cdrom.h>
+#include <linux/hdreg.h>
+#include <linux/uaccess.h>
 #include "pvblk.h"
 
-#define XVD_MAJOR	202
 #define XVD_MINORS	16		/* of a disk and its partitions */
 #define XVD_EXTENDED	BIT(28)		/* vdevice: 1 << 28 | disk << 8 */
 #define XVD_EXT_MINORS	256
@@ -17,18 +13,9 @@
 /* Answers that take longer make us look whether an event was lost. */
 #define REQUEST_TIMEOUT	(30 * HZ)
 
-/* What the backend publishes about its disk, after checks. */
-struct geometry {
-	u64 sectors;			/* of 512 bytes */
-	unsigned int sector_size;
-	unsigned int physical_sector_size;
-	unsigned int info;		/* VDISK_... */
-	bool flush;
-};
+/* ---- operations -------------------------------------------------------- */
 
-/* ---- the gendisk ------------------------------------------------------- */
-
-static void pvblk_release(struct gendisk *disk, fmode_t mode)
+static void xvd_release(struct gendisk *disk, fmode_t mode)
 {
 	struct pvblk *info = disk->private_data;
 
@@ -37,56 +24,55 @@ static void pvblk_release(struct gendisk *disk, fmode_t mode)
 		queue_work(system_long_wq, &info->work);
 }
 
-static void free_info(struct kref *ref)
-{
-	kfree(container_of(ref, struct pvblk, ref));
-}
-
 /* The last one to close a disk may come long after its device has gone. */
-static void pvblk_free_disk(struct gendisk *disk)
+static void xvd_free_disk(struct gendisk *disk)
 {
 	struct pvblk *info = disk->private_data;
 
-	kref_put(&info->ref, free_info);
+	kref_put(&info->ref, pvblk_free_info);
 }
 
-static const struct block_device_operations pvblk_fops = {
-	.owner = THIS_MODULE,
-	.release = pvblk_release,
-	.free_disk = pvblk_free_disk,
-};
-
-static bool power_of_two_within(unsigned int n, unsigned int lo,
-				unsigned int hi)
+/* No medium to change, no tray: as Linux's frontend, only what asks for that. */
+static int xvd_ioctl(struct block_device *bdev, fmode_t mode, unsigned int cmd,
+		     unsigned long arg)
 {
-	return n >= lo && n <= hi && is_power_of_2(n);
+	struct pvblk *info = bdev->bd_disk->private_data;
+
+	if (!(info->geometry.info & VDISK_CDROM))
+		return -ENOTTY;
+	switch (cmd) {
+	case CDROMMULTISESSION:
+		return clear_user((void __user *)arg,
+				  sizeof(struct cdrom_multisession)) ?
+		       -EFAULT : 0;
+	case CDROM_GET_CAPABILITY:
+		return 0;
+	default:
+		return -ENOTTY;
+	}
 }
 
-static int read_geometry(struct pvblk *info, struct geometry *g)
+static int xvd_getgeo(struct block_device *bdev, struct hd_geometry *geo)
 {
-	const char *backend = info->xbdev->otherend;
-	struct link *link = info->link;
+	sector_t cylinders = get_capacity(bdev->bd_disk);
 
-	if (pvbus_scanf(link, PVBUS_NIL, backend, "sectors", "%llu",
-			&g->sectors) != 1)
-		return -EINVAL;
-	g->sector_size = pvbus_read_unsigned(link, backend, "sector-size",
-					     SECTOR_SIZE);
-	g->physical_sector_size = pvbus_read_unsigned(link, backend,
-						      "physical-sector-size",
-						      g->sector_size);
-	g->info = pvbus_read_unsigned(link, backend, "info", 0);
-	g->flush = pvbus_read_unsigned(link, backend, "feature-flush-cache", 0);
-	if (!g->sectors || g->sectors > LLONG_MAX >> SECTOR_SHIFT)
-		return -ERANGE;
-	if (!power_of_two_within(g->sector_size, SECTOR_SIZE, XEN_PAGE_SIZE) ||
-	    g->sectors % (g->sector_size >> SECTOR_SHIFT))
-		return -EINVAL;
-	if (!power_of_two_within(g->physical_sector_size, g->sector_size,
-				 SZ_1M))
-		g->physical_sector_size = g->sector_size;
+	geo->heads = 255;
+	geo->sectors = 63;
+	sector_div(cylinders, geo->heads * geo->sectors);
+	geo->cylinders = min_t(sector_t, cylinders, U16_MAX);
 	return 0;
 }
+
+static const struct block_device_operations xvd_fops = {
+	.owner = THIS_MODULE,
+	.release = xvd_release,
+	.free_disk = xvd_free_disk,
+	.ioctl = xvd_ioctl,
+	.compat_ioctl = blkdev_compat_ptr_ioctl,
+	.getgeo = xvd_getgeo,
+};
+
+/* ---- making it --------------------------------------------------------- */
 
 /* The major, minors and name that a vdevice number stands for. */
 static int place_disk(struct gendisk *disk, u32 vdevice)
@@ -114,281 +100,146 @@ static int place_disk(struct gendisk *disk, u32 vdevice)
 	return 0;
 }
 
-static void set_limits(struct pvblk *info, const struct geometry *g)
+static void set_discard(struct pvblk *info)
 {
 	struct request_queue *q = info->disk->queue;
-	unsigned int sectors = info->nr_segs * SECTORS_PER_FRAME;
+	const struct pvblk_features *f = &info->features;
+	u32 granularity = max(f->discard_granularity,
+			      info->geometry.sector_size);
 
-	blk_queue_logical_block_size(q, g->sector_size);
-	blk_queue_physical_block_size(q, g->physical_sector_size);
+	if (!f->discard || granularity % info->geometry.sector_size) {
+		blk_queue_max_discard_sectors(q, 0);
+		return;
+	}
+	q->limits.discard_granularity = granularity;
+	q->limits.discard_alignment = f->discard_alignment;
+	blk_queue_max_discard_sectors(q, UINT_MAX >> SECTOR_SHIFT);
+}
+
+/* Limits that may differ with the next backend. */
+static void set_features(struct pvblk *info)
+{
+	set_discard(info);
+	blk_queue_write_cache(info->disk->queue, info->features.flush_op,
+			      false);
+}
+
+static void set_limits(struct pvblk *info)
+{
+	struct request_queue *q = info->disk->queue;
+	unsigned int sectors = pvblk_max_sectors(info);
+
+	blk_queue_logical_block_size(q, info->geometry.sector_size);
+	blk_queue_physical_block_size(q, info->geometry.physical_sector_size);
 	blk_queue_max_hw_sectors(q, sectors);
 	/* Data is packed into frames of its own, however it is scattered. */
 	blk_queue_max_segments(q, sectors);
-	blk_queue_write_cache(q, g->flush, false);
 	blk_queue_flag_set(QUEUE_FLAG_NONROT, q);
+	set_features(info);
 }
 
-static int make_disk(struct pvblk *info, const struct geometry *g)
+static int alloc_tags(struct pvblk *info)
 {
 	struct blk_mq_tag_set *set = &info->tag_set;
-	int err;
 
 	memset(set, 0, sizeof(*set));
 	set->ops = &pvblk_mq_ops;
-	set->nr_hw_queues = 1;
-	set->queue_depth = PVBLK_SLOTS;
+	set->nr_hw_queues = info->nr_pools;
+	set->nr_maps = info->nr_poll_pools ? HCTX_MAX_TYPES : 1;
+	set->queue_depth = info->rings[0].nr_slots;
+	set->cmd_size = sizeof(struct pvblk_request);
 	set->numa_node = NUMA_NO_NODE;
 	set->timeout = REQUEST_TIMEOUT;
 	set->flags = BLK_MQ_F_SHOULD_MERGE | BLK_MQ_F_NO_SCHED_BY_DEFAULT;
-	err = blk_mq_alloc_tag_set(set);
-	if (err)
-		return err;
-	info->disk = blk_mq_alloc_disk(set, info);
-	if (IS_ERR(info->disk)) {
-		err = PTR_ERR(info->disk);
-		goto out_tags;
-	}
-	err = place_disk(info->disk, info->vdevice);
-	if (err)
-		goto out_disk;
-	info->disk->fops = &pvblk_fops;
-	info->disk->private_data = info;
-	set_limits(info, g);
-	set_capacity(info->disk, g->sectors);
-	set_disk_ro(info->disk, g->info & VDISK_READONLY);
-	if (g->info & VDISK_REMOVABLE)
-		info->disk->flags |= GENHD_FL_REMOVABLE;
-	return 0;
-
-out_disk:
-	put_disk(info->disk);
-out_tags:
-	info->disk = NULL;
-	blk_mq_free_tag_set(set);
-	return err;
+	set->driver_data = info;
+	return blk_mq_alloc_tag_set(set);
 }
 
-static int add_disk_of(struct pvblk *info)
+int pvblk_make_disk(struct pvblk *info)
 {
-	struct geometry g;
+	struct gendisk *disk;
 	int err;
 
-	err = read_geometry(info, &g);
+	err = pvblk_read_geometry(info, &info->geometry);
+	if (!err)
+		err = alloc_tags(info);
 	if (err)
 		return err;
-	err = make_disk(info, &g);
-	if (err)
-		return err;
-	kref_get(&info->ref);
-	err = device_add_disk(&info->xbdev->dev, info->disk, NULL);
-	if (err) {
-		put_disk(info->disk);
-		info->disk = NULL;
+	disk = blk_mq_alloc_disk(&info->tag_set, info);
+	if (IS_ERR(disk)) {
 		blk_mq_free_tag_set(&info->tag_set);
-		kref_put(&info->ref, free_info);
+		return PTR_ERR(disk);
 	}
-	return err;
+	info->disk = disk;
+	info->added = false;
+	kref_get(&info->ref);
+	disk->fops = &xvd_fops;
+	disk->private_data = info;
+	err = place_disk(disk, info->vdevice);
+	if (err) {
+		pvblk_remove_disk(info);
+		return err;
+	}
+	set_limits(info);
+	set_capacity(disk, info->geometry.sectors);
+	set_disk_ro(disk, info->geometry.info & VDISK_READONLY);
+	if (info->geometry.info & VDISK_REMOVABLE)
+		disk->flags |= GENHD_FL_REMOVABLE;
+	return 0;
 }
 
-static void remove_disk(struct pvblk *info)
+/* What the backend says now, after it was reborn or has changed the size. */
+int pvblk_update_disk(struct pvblk *info)
+{
+	struct pvblk_geometry g;
+	int err = pvblk_read_geometry(info, &g);
+
+	if (err)
+		return err;
+	/* Whoever uses the disk has aligned to its sectors. */
+	if (g.sector_size != info->geometry.sector_size)
+		return -EINVAL;
+	info->geometry = g;
+	set_features(info);
+	if (g.sectors != get_capacity(info->disk))
+		set_capacity_and_notify(info->disk, g.sectors);
+	return 0;
+}
+
+/* ---- adding and removing it -------------------------------------------- */
+
+/*
+ * Adding a disk reads its partition table. So that happens in a work item of its
+ * own: the backend may die over it, which the other one has to see to.
+ */
+void pvblk_add_disk(struct work_struct *work)
+{
+	struct pvblk *info = container_of(work, struct pvblk, add_work);
+
+	info->add_error = device_add_disk(&info->xbdev->dev, info->disk, NULL);
+	info->added = !info->add_error;
+	smp_store_release(&info->adding, false);
+	queue_work(system_long_wq, &info->work);
+}
+
+void pvblk_remove_disk(struct pvblk *info)
 {
 	struct gendisk *disk = info->disk;
 
 	if (!disk)
 		return;
-	/* Who still has it open is not waited for when the device goes away. */
-	if (info->removing)
-		blk_mark_disk_dead(disk);
-	del_gendisk(disk);
+	if (info->added) {
+		/* Whoever still has it open is not waited for at the end. */
+		if (info->removing)
+			blk_mark_disk_dead(disk);
+		del_gendisk(disk);
+	}
 	info->disk = NULL;
+	/* Only a disk that was never added still needs its tags to go. */
+	if (!info->added)
+		put_disk(disk);
 	blk_mq_free_tag_set(&info->tag_set);
-	put_disk(disk);
+	if (info->added)
+		put_disk(disk);
+	info->added = false;
 }
-
-/* ---- XenBus states ----------------------------------------------------- */
-
-static void start_sharing(struct pvblk *info)
-{
-	int err = pvblk_share(info);
-
-	if (!err)
-		err = pvbus_switch_state(info->xbdev, XenbusStateInitialised);
-	if (err)
-		pvbus_dev_fatal(info->xbdev, err, "sharing a ring");
-}
-
-static void connected(struct pvblk *info)
-{
-	int err;
-
-	if (info->xbdev->state == XenbusStateConnected) {
-		struct geometry g;
-
-		/* Written once more: the capacity may have changed. */
-		if (!read_geometry(info, &g) &&
-		    g.sectors != get_capacity(info->disk))
-			set_capacity_and_notify(info->disk, g.sectors);
-		return;
-	}
-	/* Connected first, since adding the disk reads its partition table. */
-	err = pvbus_switch_state(info->xbdev, XenbusStateConnected);
-	if (!err)
-		err = add_disk_of(info);
-	if (err)
-		pvbus_dev_fatal(info->xbdev, err, "adding the disk");
-}
-
-/* No disk any more, and nothing shared once the backend has let go. */
-static void close_device(struct pvblk *info)
-{
-	struct pvbus_device *xbdev = info->xbdev;
-
-	remove_disk(info);
-	if (xbdev->state != XenbusStateClosed) {
-		pvbus_switch_state(xbdev, XenbusStateClosing);
-		pvbus_switch_state(xbdev, XenbusStateClosed);
-		pvbus_wait_closed(xbdev);
-	}
-	pvblk_unshare(info);
-}
-
-/* The backend asks to close: not while the disk is in use. */
-static void closing(struct pvblk *info)
-{
-	if (info->disk && disk_openers(info->disk)) {
-		dev_warn(&info->xbdev->dev, "%s is in use: it closes when the last user has gone\n",
-			 info->disk->disk_name);
-		pvbus_switch_state(info->xbdev, XenbusStateClosing);
-		return;
-	}
-	close_device(info);
-}
-
-static void advance(struct work_struct *work)
-{
-	struct pvblk *info = container_of(work, struct pvblk, work);
-	enum xenbus_state own = info->xbdev->state;
-
-	if (READ_ONCE(info->removing))
-		return;
-	if (READ_ONCE(info->cheated) && own == XenbusStateConnected) {
-		pvbus_dev_fatal(info->xbdev, -EPROTO,
-				"a response that makes no sense");
-		return;
-	}
-	switch (READ_ONCE(info->backend_state)) {
-	case XenbusStateInitWait:
-	case XenbusStateInitialised:
-		if (own == XenbusStateInitialising)
-			start_sharing(info);
-		break;
-	case XenbusStateConnected:
-		if (own == XenbusStateInitialising)
-			start_sharing(info);
-		else if (own == XenbusStateInitialised ||
-			 own == XenbusStateConnected)
-			connected(info);
-		break;
-	case XenbusStateClosing:
-		if (own != XenbusStateClosed)
-			closing(info);
-		break;
-	case XenbusStateClosed:
-		/* Before it has begun, it only has not noticed us yet. */
-		if (own != XenbusStateClosed && own != XenbusStateInitialising) {
-			pvblk_break(info);
-			close_device(info);
-		}
-		break;
-	default:
-		break;
-	}
-}
-
-static void pvblk_otherend_changed(struct pvbus_device *xbdev,
-				   enum xenbus_state state)
-{
-	struct pvblk *info = dev_get_drvdata(&xbdev->dev);
-
-	WRITE_ONCE(info->backend_state, state);
-	queue_work(system_long_wq, &info->work);
-}
-
-static int pvblk_probe(struct pvbus_device *xbdev)
-{
-	struct pvblk *info;
-	int n;
-
-	info = kzalloc(sizeof(*info), GFP_KERNEL);
-	if (!info)
-		return -ENOMEM;
-	n = pvbus_scanf(xbdev->link, PVBUS_NIL, xbdev->nodename,
-			"virtual-device", "%u", &info->vdevice);
-	if (n != 1) {
-		kfree(info);
-		return n < 0 ? n : -EINVAL;
-	}
-	kref_init(&info->ref);
-	info->xbdev = xbdev;
-	info->link = xbdev->link;
-	info->backend_state = XenbusStateUnknown;
-	spin_lock_init(&info->lock);
-	INIT_WORK(&info->work, advance);
-	dev_set_drvdata(&xbdev->dev, info);
-	return 0;
-}
-
-static void pvblk_remove(struct pvbus_device *xbdev)
-{
-	struct pvblk *info = dev_get_drvdata(&xbdev->dev);
-
-	/*
-	 * A closed disk has nothing in flight that matters, and users of an open
-	 * one lose it now. Nobody must wait for a backend that may be dead, as
-	 * the work would when it is just reading the partition table.
-	 */
-	WRITE_ONCE(info->removing, true);
-	pvblk_break(info);
-	cancel_work_sync(&info->work);
-	if (info->disk) {
-		mutex_lock(&info->disk->open_mutex);
-		info->gone = true; /* its release() starts no work now */
-		mutex_unlock(&info->disk->open_mutex);
-		cancel_work_sync(&info->work);
-	}
-	close_device(info);
-	cancel_work_sync(&info->work);
-	kref_put(&info->ref, free_info);
-}
-
-static struct pvbus_driver pvblk_driver = {
-	.name = "pvblk",
-	.type = "vbd",
-	.probe = pvblk_probe,
-	.remove = pvblk_remove,
-	.otherend_changed = pvblk_otherend_changed,
-};
-
-static int __init pvblk_init(void)
-{
-	int err = register_blkdev(XVD_MAJOR, "xvd");
-
-	if (err < 0)
-		return err;
-	err = pvbus_register_driver(&pvblk_driver);
-	if (err)
-		unregister_blkdev(XVD_MAJOR, "xvd");
-	return err;
-}
-module_init(pvblk_init);
-
-static void __exit pvblk_exit(void)
-{
-	pvbus_unregister_driver(&pvblk_driver);
-	unregister_blkdev(XVD_MAJOR, "xvd");
-}
-module_exit(pvblk_exit);
-
-MODULE_DESCRIPTION("Xen block device frontend over an ivshmem link");
-MODULE_ALIAS("pvbus-vbd");
-MODULE_LICENSE("GPL");

@@ -1,11 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/*
- * Requests from the block layer to the ring, and responses back.
- *
- * Interrupts cost more than anything else here, so responses are also looked for
- * when a request is submitted; and a small request is waited for a moment, as a
- * backend that polls answers before an interrupt could arrive.
- */
+/* Requests from the block layer to the ring. */
 #include <linux/highmem.h>
 #include <linux/timex.h>
 #include <asm/tsc.h>
@@ -15,209 +9,67 @@
 #define SPIN_BYTES	16384	/* beyond this, copying overlaps waiting */
 #define MAX_SKIP	256
 
-/* Slots that were answered, to be finished when the lock has been dropped. */
-struct answers {
-	struct request *rq[PVBLK_SLOTS];
-	unsigned int nr;
-};
+/* Which ring serves a queue: fewer than queues once a backend was reborn. */
+struct pvblk_ring *pvblk_ring_of(struct blk_mq_hw_ctx *hctx)
+{
+	struct pvblk *info = hctx->queue->queuedata;
+	u32 nr_poll = READ_ONCE(info->nr_poll_rings);
+	u32 nr_default = READ_ONCE(info->nr_rings) - nr_poll;
+
+	if (hctx->type == HCTX_TYPE_POLL)
+		return &info->rings[nr_poll ? nr_default : 0];
+	return &info->rings[hctx->queue_num % nr_default];
+}
 
 /* ---- data -------------------------------------------------------------- */
 
-static void copy_data(struct pvblk *info, struct request *rq, bool to_backend)
+static void copy_piece(void *page, void *frame, u32 n, bool to_backend)
 {
-	void *data = pvblk_data(info, rq->tag);
+	if (to_backend)
+		link_copy(frame, page, n);
+	else
+		link_copy(page, frame, n);
+}
+
+/* Copy one part of a request into or out of its frames. */
+void pvblk_copy(struct pvblk_ring *ring, struct request *rq,
+		const struct pvblk_slot *slot, bool to_backend)
+{
+	u32 skip = slot->offset, left = slot->bytes;
+	void *data = pvblk_data(ring, slot->frame);
 	struct req_iterator iter;
 	struct bio_vec bvec;
 
 	rq_for_each_segment(bvec, rq, iter) {
-		void *page = bvec_kmap_local(&bvec);
+		void *page;
+		u32 n;
 
-		if (to_backend)
-			link_copy(data, page, bvec.bv_len);
-		else
-			link_copy(page, data, bvec.bv_len);
-		kunmap_local(page);
-		data += bvec.bv_len;
-	}
-}
-
-static void finish_request(struct request *rq)
-{
-	struct pvblk *info = rq->q->queuedata;
-	blk_status_t status = info->slots[rq->tag].status;
-
-	if (req_op(rq) == REQ_OP_READ && status == BLK_STS_OK)
-		copy_data(info, rq, false);
-	blk_mq_end_request(rq, status);
-}
-
-/* ---- responses --------------------------------------------------------- */
-
-static blk_status_t status_of(const struct blkif_response *rsp)
-{
-	switch (rsp->status) {
-	case BLKIF_RSP_OKAY:
-		return BLK_STS_OK;
-	case BLKIF_RSP_EOPNOTSUPP:
-		return BLK_STS_NOTSUPP;
-	default:
-		return BLK_STS_IOERR;
-	}
-}
-
-/* Stop for good, under the lock; what is in flight has then been answered. */
-static void give_up(struct pvblk *info, struct answers *answers)
-{
-	unsigned int i;
-
-	info->broken = true;
-	for (i = 0; i < PVBLK_SLOTS; i++) {
-		struct pvblk_slot *slot = &info->slots[i];
-
-		if (!slot->rq)
+		if (skip >= bvec.bv_len) {
+			skip -= bvec.bv_len;
 			continue;
-		slot->status = BLK_STS_IOERR;
-		answers->rq[answers->nr++] = slot->rq;
-		slot->rq = NULL;
-	}
-	info->in_flight = 0;
-}
-
-static void cheated(struct pvblk *info, struct answers *answers,
-		    const char *how, u64 value)
-{
-	dev_err(&info->xbdev->dev, "backend broke the protocol: %s (%llu); the disk is off now\n",
-		how, value);
-	info->cheated = true;
-	give_up(info, answers);
-	queue_work(system_long_wq, &info->work);
-}
-
-/* Take up to @nr responses, each checked in a private copy. Under the lock. */
-static void take_responses(struct pvblk *info, u32 nr, struct answers *answers)
-{
-	struct blkif_response rsp;
-	struct pvblk_slot *slot;
-
-	if (nr > PVBLK_SLOTS) {
-		cheated(info, answers, "more responses than the ring holds", nr);
-		return;
-	}
-	for (; nr; nr--) {
-		RING_COPY_RESPONSE(&info->ring, info->ring.rsp_cons, &rsp);
-		info->ring.rsp_cons++;
-		slot = &info->slots[min_t(u64, rsp.id, PVBLK_SLOTS - 1)];
-		if (rsp.id >= PVBLK_SLOTS || !slot->rq) {
-			cheated(info, answers, "response to no request", rsp.id);
-			return;
 		}
-		if (rsp.operation != slot->op) {
-			cheated(info, answers, "response to another operation",
-				rsp.operation);
+		if (!left)
 			return;
-		}
-		slot->status = status_of(&rsp);
-		answers->rq[answers->nr++] = slot->rq;
-		slot->rq = NULL;
-		info->in_flight--;
+		n = min(bvec.bv_len - skip, left);
+		page = bvec_kmap_local(&bvec);
+		copy_piece(page + skip, data, n, to_backend);
+		kunmap_local(page);
+		data += n;
+		left -= n;
+		skip = 0;
 	}
 }
 
-/*
- * Take all responses, and ask for an event when half of the requests that are
- * still in flight have been answered. Under the lock.
- */
-static void take_and_arm(struct pvblk *info, struct answers *answers)
+/* ---- a request in the ring --------------------------------------------- */
+
+static void fill_segments(struct pvblk_ring *ring,
+			  const struct pvblk_slot *slot,
+			  struct blkif_request_segment *seg)
 {
-	u32 nr = link_ring_responses(&info->ring);
+	u32 gref = ring->pool.ref + slot->frame;
+	u32 sectors = slot->bytes >> SECTOR_SHIFT;
 
-	while (!info->broken) {
-		take_responses(info, nr, answers);
-		if (!info->in_flight)
-			break;
-		nr = link_ring_arm_responses(info->link, &info->ring,
-					     (info->in_flight + 1) / 2);
-		if (!nr)
-			break;
-	}
-}
-
-irqreturn_t pvblk_event(u32 port, void *data)
-{
-	struct pvblk *info = data;
-	struct answers answers = { .nr = 0 };
-	unsigned long flags;
-	unsigned int i;
-
-	spin_lock_irqsave(&info->lock, flags);
-	take_and_arm(info, &answers);
-	spin_unlock_irqrestore(&info->lock, flags);
-	for (i = 0; i < answers.nr; i++)
-		blk_mq_complete_request(answers.rq[i]);
-	return answers.nr ? IRQ_HANDLED : IRQ_NONE;
-}
-
-void pvblk_break(struct pvblk *info)
-{
-	struct answers answers = { .nr = 0 };
-	unsigned long flags;
-	unsigned int i;
-
-	spin_lock_irqsave(&info->lock, flags);
-	give_up(info, &answers);
-	spin_unlock_irqrestore(&info->lock, flags);
-	for (i = 0; i < answers.nr; i++)
-		blk_mq_complete_request(answers.rq[i]);
-}
-
-/* Take what is there without waiting for an event; then wait for one again. */
-static void reap(struct pvblk *info)
-{
-	struct answers answers = { .nr = 0 };
-	unsigned long flags;
-	unsigned int i;
-
-	spin_lock_irqsave(&info->lock, flags);
-	take_and_arm(info, &answers);
-	spin_unlock_irqrestore(&info->lock, flags);
-	for (i = 0; i < answers.nr; i++)
-		finish_request(answers.rq[i]);
-}
-
-/*
- * Wait a moment for any response. When that was in vain several times (a slow
- * disk, a busy host), most requests do not wait until it pays again.
- */
-static void wait_for_response(struct pvblk *info)
-{
-	cycles_t start = get_cycles(), limit = (u64)tsc_khz * SPIN_US / 1000;
-	u32 cons = READ_ONCE(info->ring.rsp_cons);
-
-	if (info->skip_spins) {
-		info->skip_spins--;
-		return;
-	}
-	while (READ_ONCE(info->ring.sring->rsp_prod) == cons) {
-		cpu_relax();
-		if (get_cycles() - start > limit) {
-			info->idle_spins = min(2 * info->idle_spins + 1,
-					       (u32)MAX_SKIP);
-			info->skip_spins = info->idle_spins - 1;
-			return;
-		}
-	}
-	info->idle_spins = 0;
-}
-
-/* ---- requests ---------------------------------------------------------- */
-
-static void fill_segments(struct pvblk *info, struct request *rq,
-			  struct blkif_request_segment *seg, u32 nr)
-{
-	u32 gref = info->pool.ref + rq->tag * info->nr_segs;
-	u32 sectors = blk_rq_sectors(rq);
-
-	for (; nr; nr--, seg++) {
+	for (; sectors; seg++) {
 		u32 n = min_t(u32, sectors, SECTORS_PER_FRAME);
 
 		seg->gref = gref++;
@@ -227,112 +79,263 @@ static void fill_segments(struct pvblk *info, struct request *rq,
 	}
 }
 
-/* Write a request into the ring; its data lies in the slot's frames. */
-static void fill_request(struct pvblk *info, struct request *rq, u8 op)
+static void fill_direct(struct pvblk_ring *ring, struct blkif_request *req,
+			u64 sector, u16 id, u32 segs)
 {
-	u32 nr = DIV_ROUND_UP(blk_rq_bytes(rq), XEN_PAGE_SIZE);
-	u64 sector = nr ? blk_rq_pos(rq) : 0;
-	struct blkif_request *req;
+	struct pvblk_slot *slot = pvblk_slot(ring, id);
 
-	req = RING_GET_REQUEST(&info->ring, info->ring.req_prod_pvt);
-	info->ring.req_prod_pvt++;
-	if (nr <= BLKIF_MAX_SEGMENTS_PER_REQUEST) {
-		req->operation = op;
-		req->u.rw.nr_segments = nr;
-		req->u.rw.handle = info->vdevice;
-		req->u.rw.id = rq->tag;
-		req->u.rw.sector_number = sector;
-		fill_segments(info, rq, req->u.rw.seg, nr);
-	} else {
-		req->operation = BLKIF_OP_INDIRECT;
-		req->u.indirect.indirect_op = op;
-		req->u.indirect.nr_segments = nr;
-		req->u.indirect.handle = info->vdevice;
-		req->u.indirect.id = rq->tag;
-		req->u.indirect.sector_number = sector;
-		req->u.indirect.indirect_grefs[0] = info->indirect.ref +
-						    rq->tag;
-		fill_segments(info, rq, info->indirect.addr +
-			      rq->tag * XEN_PAGE_SIZE, nr);
-	}
-	info->slots[rq->tag].op = req->operation;
-	info->slots[rq->tag].rq = rq;
-	info->in_flight++;
+	req->operation = slot->op;
+	req->u.rw.nr_segments = segs;
+	req->u.rw.handle = ring->info->vdevice;
+	req->u.rw.id = id;
+	req->u.rw.sector_number = sector;
+	fill_segments(ring, slot, req->u.rw.seg);
 }
 
-static void push(struct pvblk *info, bool small)
+/* The segments are listed in the frame behind the data. */
+static void fill_indirect(struct pvblk_ring *ring, struct blkif_request *req,
+			  u64 sector, u16 id, u32 segs)
+{
+	struct pvblk_slot *slot = pvblk_slot(ring, id);
+	u32 list = slot->frame + segs;
+
+	req->operation = BLKIF_OP_INDIRECT;
+	req->u.indirect.indirect_op = slot->op;
+	req->u.indirect.nr_segments = segs;
+	req->u.indirect.handle = ring->info->vdevice;
+	req->u.indirect.id = id;
+	req->u.indirect.sector_number = sector;
+	req->u.indirect.indirect_grefs[0] = ring->pool.ref + list;
+	fill_segments(ring, slot, pvblk_data(ring, list));
+	slot->op = BLKIF_OP_INDIRECT;
+}
+
+static void fill_discard(struct blkif_request *req, struct request *rq, u16 id)
+{
+	req->operation = BLKIF_OP_DISCARD;
+	req->u.discard.flag = 0;
+	req->u.discard.id = id;
+	req->u.discard.sector_number = blk_rq_pos(rq);
+	req->u.discard.nr_sectors = blk_rq_sectors(rq);
+}
+
+/* Write a part into the ring; under the lock, and after its data. */
+static void fill_part(struct pvblk_ring *ring, struct request *rq, u16 id)
+{
+	struct pvblk_slot *slot = pvblk_slot(ring, id);
+	u32 segs = DIV_ROUND_UP(slot->bytes, XEN_PAGE_SIZE);
+	struct blkif_request *req;
+	u64 sector = 0;
+
+	req = RING_GET_REQUEST(&ring->front, ring->front.req_prod_pvt);
+	ring->front.req_prod_pvt++;
+	if (segs)
+		sector = blk_rq_pos(rq) + (slot->offset >> SECTOR_SHIFT);
+	if (slot->op == BLKIF_OP_DISCARD)
+		fill_discard(req, rq, id);
+	else if (segs <= BLKIF_MAX_SEGMENTS_PER_REQUEST)
+		fill_direct(ring, req, sector, id, segs);
+	else
+		fill_indirect(ring, req, sector, id, segs);
+	slot->rq = rq;
+	ring->in_flight++;
+	ring->counts.requests++;
+	if (!ring->polled || !(rq->cmd_flags & REQ_POLLED))
+		ring->unpolled++;
+}
+
+/* ---- sending ----------------------------------------------------------- */
+
+/*
+ * Wait a moment for any response. When that was in vain several times (a slow
+ * disk, a busy host), most requests do not wait until it pays again.
+ */
+static void wait_for_response(struct pvblk_ring *ring)
+{
+	cycles_t start = get_cycles(), limit = (u64)tsc_khz * SPIN_US / 1000;
+	u32 cons = READ_ONCE(ring->front.rsp_cons);
+
+	if (ring->skip_spins) {
+		ring->skip_spins--;
+		return;
+	}
+	ring->counts.spins++;
+	while (READ_ONCE(ring->front.sring->rsp_prod) == cons) {
+		cpu_relax();
+		if (get_cycles() - start > limit) {
+			ring->counts.spins_in_vain++;
+			if (ring->info->notification == LINK_POLL)
+				return;
+			ring->idle_spins = min(2 * ring->idle_spins + 1,
+					       (u32)MAX_SKIP);
+			ring->skip_spins = ring->idle_spins - 1;
+			return;
+		}
+	}
+	ring->idle_spins = 0;
+}
+
+/* Publish what is in the ring, and ring the doorbell if the backend wants it. */
+static void push(struct pvblk_ring *ring, bool spin)
 {
 	unsigned long flags;
-	bool notify;
+	bool notify = false;
 
-	spin_lock_irqsave(&info->lock, flags);
-	if (small) /* no event while we look ourselves */
-		WRITE_ONCE(info->ring.sring->rsp_event, info->ring.rsp_cons);
-	notify = link_ring_push_requests(info->link, &info->ring);
-	spin_unlock_irqrestore(&info->lock, flags);
+	spin_lock_irqsave(&ring->lock, flags);
+	if (ring->connected) {
+		pvblk_hold_off(ring, spin);
+		notify = link_ring_push_requests(ring->info->link,
+						 &ring->front);
+		ring->counts.doorbells += notify;
+		link_poller_expect(&ring->poller, ring->in_flight);
+	}
+	spin_unlock_irqrestore(&ring->lock, flags);
 	if (notify)
-		link_notify(info->link, info->port);
-	if (small)
-		wait_for_response(info);
-	reap(info);
+		link_notify(ring->info->link, ring->port);
+}
+
+/*
+ * A small request on its own is waited for, since a backend that polls answers
+ * before an interrupt could arrive. Beside others, or when it is large, it is not:
+ * then we only take what has been answered meanwhile.
+ */
+static void send(struct pvblk_ring *ring, bool small)
+{
+	bool event = ring->info->notification == LINK_EVENT;
+	bool spin = small && !event && !ring->polled &&
+		    READ_ONCE(ring->in_flight) == 1;
+
+	push(ring, spin);
+	if (spin)
+		wait_for_response(ring);
+	if (spin || (!event && !ring->polled))
+		pvblk_reap(ring);
+}
+
+/*
+ * Fill the ring with the parts of a request. All but the last are sent at once,
+ * when there is data to be copied: the backend works while we copy the next.
+ */
+static void put_parts(struct pvblk_ring *ring, struct request *rq, u8 op)
+{
+	struct pvblk_request *pr = blk_mq_rq_to_pdu(rq);
+	struct request *done = NULL;
+	unsigned long flags;
+	u16 id, next;
+
+	for (id = pr->parts; id != PVBLK_NO_SLOT; id = next) {
+		struct pvblk_slot *slot = pvblk_slot(ring, id);
+
+		/* After the last part, all of them may soon be another's. */
+		next = slot->next;
+		slot->op = op;
+		if (op == BLKIF_OP_WRITE)
+			pvblk_copy(ring, rq, slot, true);
+		spin_lock_irqsave(&ring->lock, flags);
+		fill_part(ring, rq, id);
+		if (ring->info->broken)
+			pvblk_answer_part(ring, id, BLK_STS_IOERR, &done);
+		spin_unlock_irqrestore(&ring->lock, flags);
+		if (next != PVBLK_NO_SLOT && op == BLKIF_OP_WRITE)
+			push(ring, false);
+	}
+	pvblk_finish(done, NULL);
+}
+
+static int operation_of(struct pvblk *info, struct request *rq)
+{
+	switch (req_op(rq)) {
+	case REQ_OP_READ:
+		return BLKIF_OP_READ;
+	case REQ_OP_WRITE:
+		return BLKIF_OP_WRITE;
+	case REQ_OP_FLUSH:
+		/* Nothing at all once the backend has turned out to have none. */
+		return info->features.flush_op ?: BLKIF_OP_FLUSH_DISKCACHE;
+	case REQ_OP_DISCARD:
+		return BLKIF_OP_DISCARD;
+	default:
+		return -EOPNOTSUPP;
+	}
 }
 
 static blk_status_t pvblk_queue_rq(struct blk_mq_hw_ctx *hctx,
 				   const struct blk_mq_queue_data *bd)
 {
 	struct pvblk *info = hctx->queue->queuedata;
+	struct pvblk_ring *ring = pvblk_ring_of(hctx);
 	struct request *rq = bd->rq;
+	int op = operation_of(info, rq);
 	unsigned long flags;
-	u8 op;
+	u32 bytes;
+	bool room;
 
-	switch (req_op(rq)) {
-	case REQ_OP_READ:
-		op = BLKIF_OP_READ;
-		break;
-	case REQ_OP_WRITE:
-		op = BLKIF_OP_WRITE;
-		break;
-	case REQ_OP_FLUSH:
-		op = BLKIF_OP_FLUSH_DISKCACHE;
-		break;
-	default:
+	if (op < 0)
 		return BLK_STS_NOTSUPP;
-	}
-	blk_mq_start_request(rq);
-	if (op == BLKIF_OP_WRITE)
-		copy_data(info, rq, true);
-
-	spin_lock_irqsave(&info->lock, flags);
+	bytes = op == BLKIF_OP_READ || op == BLKIF_OP_WRITE ?
+		blk_rq_bytes(rq) : 0;
+	spin_lock_irqsave(&ring->lock, flags);
 	if (info->broken) {
-		spin_unlock_irqrestore(&info->lock, flags);
+		spin_unlock_irqrestore(&ring->lock, flags);
 		return BLK_STS_IOERR;
 	}
-	fill_request(info, rq, op);
-	spin_unlock_irqrestore(&info->lock, flags);
+	room = pvblk_reserve(ring, rq, bytes);
+	if (!room) {
+		ring->starved = true;
+		blk_mq_stop_hw_queue(hctx);
+	}
+	spin_unlock_irqrestore(&ring->lock, flags);
+	if (!room) {
+		/* Others that were put before it may not have been sent. */
+		push(ring, false);
+		return BLK_STS_DEV_RESOURCE;
+	}
+	blk_mq_start_request(rq);
+	put_parts(ring, rq, op);
 	if (bd->last)
-		push(info, op != BLKIF_OP_FLUSH_DISKCACHE &&
-		     blk_rq_bytes(rq) <= SPIN_BYTES);
+		send(ring, bytes && bytes <= SPIN_BYTES);
 	return BLK_STS_OK;
 }
 
 static void pvblk_commit_rqs(struct blk_mq_hw_ctx *hctx)
 {
-	push(hctx->queue->queuedata, false);
+	send(pvblk_ring_of(hctx), false);
 }
 
 /* An event may have been lost: remind the backend, and look for ourselves. */
 static enum blk_eh_timer_return pvblk_timeout(struct request *rq)
 {
-	struct pvblk *info = rq->q->queuedata;
+	struct pvblk_request *pr = blk_mq_rq_to_pdu(rq);
 
-	link_notify(info->link, info->port);
-	reap(info);
+	if (READ_ONCE(pr->ring->connected))
+		link_notify(pr->ring->info->link, pr->ring->port);
+	pvblk_reap(pr->ring);
 	return BLK_EH_RESET_TIMER;
+}
+
+/* The queues of the last rings are for polled requests, if there are any. */
+static void pvblk_map_queues(struct blk_mq_tag_set *set)
+{
+	struct pvblk *info = set->driver_data;
+	u32 nr_default = info->nr_pools - info->nr_poll_pools;
+
+	set->map[HCTX_TYPE_DEFAULT].nr_queues = nr_default;
+	set->map[HCTX_TYPE_DEFAULT].queue_offset = 0;
+	blk_mq_map_queues(&set->map[HCTX_TYPE_DEFAULT]);
+	if (set->nr_maps == 1)
+		return;
+	/* Nothing of its own: reads go where writes go. */
+	set->map[HCTX_TYPE_READ].nr_queues = 0;
+	set->map[HCTX_TYPE_POLL].nr_queues = info->nr_poll_pools;
+	set->map[HCTX_TYPE_POLL].queue_offset = nr_default;
+	blk_mq_map_queues(&set->map[HCTX_TYPE_POLL]);
 }
 
 const struct blk_mq_ops pvblk_mq_ops = {
 	.queue_rq = pvblk_queue_rq,
 	.commit_rqs = pvblk_commit_rqs,
-	.complete = finish_request,
+	.complete = pvblk_complete,
 	.timeout = pvblk_timeout,
+	.map_queues = pvblk_map_queues,
+	.poll = pvblk_poll,
 };
