@@ -12,7 +12,7 @@ from harness.backend.loop import Loop
 from harness.backend.net import NetDevice
 from harness.backend.network_client import NetworkClient
 from harness.bus.devices import backend_directory
-from harness.bus.xenbus import Backend, BackendDevice, XenbusState
+from harness.bus.xenbus import Backend, BackendDevice, XenbusState, read_state
 from harness.host.errors import GuestError, HarnessError
 from harness.hypervisor.link import LinkEnd
 from harness.store.client import StoreClient
@@ -22,7 +22,7 @@ KINDS = ("vbd", "vif", "console")
 
 
 class _Device(BackendDevice):
-    """A device whose failures are also in this process's log, and that can be removed."""
+    """A device whose failures are also in this process's log."""
 
     def fail(self, error: Exception) -> None:
         print(f"{self.path}: {error}", file=sys.stderr, flush=True)
@@ -77,11 +77,16 @@ class DomainBackends:
         if self._directories[directory] == "console":
             names = [name for name in names if name in self._consoles]
         present = {f"{directory}/{name}" for name in names}
+        for path, device in list(self._devices.items()):
+            if path.startswith(f"{directory}/") and (path not in present or self._replaced(device)):
+                self._remove(device)
         for path in sorted(present - self._devices.keys()):
             self._add(path, self._directories[directory])
-        for path, device in list(self._devices.items()):
-            if path.startswith(f"{directory}/") and path not in present:
-                self._remove(device)
+
+    def _replaced(self, device: _Device) -> bool:
+        """Whether the toolstack has removed a device and made another one in its place."""
+        initial = XenbusState.INITIALISING
+        return device.state != initial and read_state(self._store, device.path) == initial
 
     def _add(self, path: str, kind: str) -> None:
         try:
@@ -89,14 +94,15 @@ class DomainBackends:
         except GuestError as error:
             print(f"{path}: {error}", file=sys.stderr, flush=True)
             return
-        if device.state != XenbusState.INITIALISING:
+        if device.state == XenbusState.UNKNOWN:
             return
         self._devices[path] = device
         try:
             device.start()
         except (HarnessError, OSError) as error:
             device.fail(error)
-        self._store.watch(device.watched, path)
+        for node in device.watched:
+            self._store.watch(node, path)
 
     def _make(self, kind: str, device: BackendDevice) -> Backend:
         if kind == "vbd":
@@ -118,7 +124,8 @@ class DomainBackends:
     def _remove(self, device: _Device) -> None:
         del self._devices[device.path]
         device.close()
-        self._store.unwatch(device.watched, device.path)
+        for node in device.watched:
+            self._store.unwatch(node, device.path)
 
     def _connect_network(self) -> NetworkClient:
         if self._network is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,17 +24,16 @@ from harness.bus.features import (
     nodes,
 )
 from harness.bus.nodes import Nodes
-from harness.bus.xenbus import XenbusState, read_state, wait_for_state
-from harness.host.deadline import Deadline
+from harness.bus.tree import Permissions, make_node
+from harness.bus.xenbus import XenbusState
 from harness.hypervisor.layout import GUEST_CONSOLE_PORT, GUEST_STORE_PORT
 from harness.hypervisor.link import Link
 from harness.store.client import StoreClient
+from harness.store.errors import StoreError
 from harness.store.paths import home
 
 CONSOLE_LIMIT = 1 << 20
 """Bytes of console output that Domain 0 keeps."""
-
-_CLOSED = frozenset({XenbusState.CLOSED, XenbusState.UNKNOWN})
 
 
 @dataclass(frozen=True)
@@ -52,25 +52,6 @@ class Description:
     cmdline: str
 
 
-class _Permissions:
-    """The lists of permissions that the toolstack gives to nodes of one domain and of its devices."""
-
-    def __init__(self, domid: int, backend_domid: int = 0) -> None:
-        self.private = ["n0"]
-        self.readable = ["n0", f"r{domid}"]
-        self.guest = [f"n{domid}"]
-        self.frontend = [f"n{domid}", f"r{backend_domid}"]
-        self.backend = [f"n{backend_domid}", f"r{domid}"]
-
-
-def _make(nodes: Nodes, path: str, permissions: list[str], values: Mapping[str, str] | None = None) -> None:
-    """Make a node with children that inherit its permissions."""
-    nodes.mkdir(path)
-    nodes.set_perms(path, permissions)
-    for name, value in (values or {}).items():
-        nodes.write(f"{path}/{name}", value)
-
-
 def add_domain(store: StoreClient, domid: int, link: Link, description: Description) -> None:
     """Introduce a domain and write its nodes.
 
@@ -82,15 +63,15 @@ def add_domain(store: StoreClient, domid: int, link: Link, description: Descript
     def change(nodes: Nodes) -> None:
         _write_domain(nodes, domid, description)
         _write_vm(nodes, domid, description)
-        permissions = _Permissions(domid)
-        _make(
+        permissions = Permissions(domid)
+        make_node(
             nodes,
             f"{home(domid)}/store",
             permissions.readable,
             {"port": str(GUEST_STORE_PORT), "ring-ref": str(layout.store_frame)},
         )
         nodes.mkdir(f"/libxl/{domid}/device")
-        _make(nodes, f"/libxl/{domid}", permissions.private, {"type": "pv", "dm-version": "qemu_xen"})
+        make_node(nodes, f"/libxl/{domid}", permissions.private, {"type": "pv", "dm-version": "qemu_xen"})
 
     try:
         store.transact(change)
@@ -100,28 +81,28 @@ def add_domain(store: StoreClient, domid: int, link: Link, description: Descript
 
 
 def _write_domain(nodes: Nodes, domid: int, description: Description) -> None:
-    base, permissions = home(domid), _Permissions(domid)
+    base, permissions = home(domid), Permissions(domid)
     memory = str(description.memory_kib)
-    _make(nodes, base, permissions.readable, {"vm": f"/vm/{description.uuid}", "name": description.name})
+    make_node(nodes, base, permissions.readable, {"vm": f"/vm/{description.uuid}", "name": description.name})
     for cpu in range(description.vcpus):
         nodes.write(f"{base}/cpu/{cpu}/availability", "online")
     for name, value in (("static-max", memory), ("target", memory), ("videoram", "0")):
         nodes.write(f"{base}/memory/{name}", value)
     nodes.mkdir(f"{base}/device")
-    _make(nodes, f"{base}/device/suspend/event-channel", permissions.guest)
+    make_node(nodes, f"{base}/device/suspend/event-channel", permissions.guest)
     nodes.mkdir(f"{base}/control")
     for name in ("shutdown", "feature-poweroff", "feature-reboot", "feature-suspend", "sysrq"):
-        _make(nodes, f"{base}/control/{name}", permissions.guest)
+        make_node(nodes, f"{base}/control/{name}", permissions.guest)
     for name in ("platform-feature-multiprocessor-suspend", "platform-feature-xs_reset_watches"):
         nodes.write(f"{base}/control/{name}", "1")
     for name in ("data", "drivers", "feature", "attr", "error"):
-        _make(nodes, f"{base}/{name}", permissions.guest)
+        make_node(nodes, f"{base}/{name}", permissions.guest)
     nodes.write(f"{base}/domid", str(domid))
 
 
 def _write_vm(nodes: Nodes, domid: int, description: Description) -> None:
     base = f"/vm/{description.uuid}"
-    _make(nodes, base, _Permissions(domid).readable, {"name": description.name, "uuid": description.uuid})
+    make_node(nodes, base, Permissions(domid).readable, {"name": description.name, "uuid": description.uuid})
     image = {
         "ostype": "linux",
         "kernel": str(description.kernel),
@@ -136,6 +117,10 @@ def _write_vm(nodes: Nodes, domid: int, description: Description) -> None:
 def remove_domain(store: StoreClient, domid: int) -> None:
     """Release a domain: the store removes its nodes and those of its devices, and tells whoever watches for that."""
     store.release(domid)
+    for kind in ("vbd", "vif", "console"):
+        # What backends have reported about it is of no use to who gets its number next.
+        with suppress(StoreError):
+            store.rm(f"{home(0)}/error/backend/{kind}/{domid}")
 
 
 def _add_device(
@@ -152,43 +137,21 @@ def _add_device(
     :param guest_owns: the only frontend nodes that the guest may change, if there are any such; else it may change all,
     :param guest_reads: except these.
     """
-    permissions = _Permissions(device.domid, device.backend_domid)
+    permissions = Permissions(device.domid, device.backend_domid)
     backend = {"frontend": device.frontend, **backend}
     frontend = {"backend": device.backend, "backend-id": str(device.backend_domid), **frontend}
 
     def change(nodes: Nodes) -> None:
         remembered = {"frontend": device.frontend, "backend": device.backend, **backend}
-        _make(nodes, device.toolstack, permissions.private, remembered)
-        _make(nodes, device.frontend, permissions.readable if guest_owns else permissions.frontend, frontend)
+        make_node(nodes, device.toolstack, permissions.private, remembered)
+        make_node(nodes, device.frontend, permissions.readable if guest_owns else permissions.frontend, frontend)
         for name in guest_owns:
             nodes.set_perms(f"{device.frontend}/{name}", permissions.frontend)
         for name in guest_reads:
             nodes.set_perms(f"{device.frontend}/{name}", permissions.readable)
-        _make(nodes, device.backend, permissions.backend, backend)
+        make_node(nodes, device.backend, permissions.backend, backend)
 
     store.transact(change)
-
-
-def remove_device(store: StoreClient, device: Device, deadline: Deadline) -> None:
-    """Unplug a device: both ends close it, then its nodes go away.
-
-    :param store: a connection on which nobody else waits for events.
-    :raise DeadlineExpired: one end does not close, for instance because the guest uses the disk. The device is left as
-        it is then: closing, and with its nodes.
-    """
-
-    def close(nodes: Nodes) -> None:
-        if read_state(nodes, device.backend) not in _CLOSED:
-            nodes.write(f"{device.backend}/online", "0")
-            nodes.write(f"{device.backend}/state", str(XenbusState.CLOSING.value))
-
-    def remove(nodes: Nodes) -> None:
-        for path in (device.frontend, device.backend, device.toolstack):
-            nodes.rm(path)
-
-    store.transact(close)
-    wait_for_state(store, device.backend, _CLOSED, deadline)
-    store.transact(remove)
 
 
 def _common_backend_nodes(device: Device) -> dict[str, str]:
@@ -284,6 +247,22 @@ def add_vif(
             **for_backend,
         },
         guest_reads=("mtu",),
+    )
+    return device
+
+
+def add_further_console(store: StoreClient, domid: int, number: int) -> Device:
+    """Make a console that the guest finds through XenBus, as all but the first are.
+
+    :param number: from 1 on.
+    """
+    device = Device("console", domid, number)
+    initial = str(XenbusState.INITIALISING.value)
+    _add_device(
+        store,
+        device,
+        {"state": initial, "limit": str(CONSOLE_LIMIT), "type": "xenconsoled", "output": "pty", "tty": ""},
+        {**_common_backend_nodes(device), "state": initial, "protocol": "vt100"},
     )
     return device
 

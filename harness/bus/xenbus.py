@@ -6,13 +6,15 @@ import errno
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from enum import IntEnum
-from typing import Protocol
+from typing import Protocol, TypeVar, runtime_checkable
 
 from harness.bus.nodes import Nodes, read_number, read_or_none
 from harness.host.deadline import Deadline
 from harness.host.errors import GuestError, HarnessError
 from harness.store.client import StoreClient
 from harness.store.errors import StoreError
+
+T = TypeVar("T")
 
 _ERROR_MAX = 1024
 """Bytes of an error report that are kept."""
@@ -39,22 +41,27 @@ def read_state(nodes: Nodes, path: str) -> XenbusState:
     return known.get(value, XenbusState.UNKNOWN)
 
 
-def switch_state(store: StoreClient, path: str, state: XenbusState, nodes: Mapping[str, str] | None = None) -> bool:
+def switch_state(
+    store: StoreClient, path: str, state: XenbusState, nodes: Mapping[str, str] | None = None, *, again: bool = False
+) -> bool:
     """Write the state of our own device, and other nodes of it, in one transaction.
 
+    A device that the toolstack has told to close does not become connected any more.
+
     :param nodes: names below ``path`` and their values.
+    :param again: write the state also when it is that already, for the other end to look at the device once more.
     :return: False when the device's state node is gone: then nothing is written, and nothing comes back to life.
     """
 
     def change(transaction: Nodes) -> bool:
-        current = read_or_none(transaction, f"{path}/state")
-        if current is None:
+        current = read_state(transaction, path)
+        if current == XenbusState.UNKNOWN and not transaction.exists(f"{path}/state"):
             return False
         for name, value in (nodes or {}).items():
             transaction.write(f"{path}/{name}", value)
-        new = str(state.value)
-        if current != new.encode():
-            transaction.write(f"{path}/state", new)
+        told_to_close = current == XenbusState.CLOSING and state == XenbusState.CONNECTED
+        if not told_to_close and (again or current != state):
+            transaction.write(f"{path}/state", str(state.value))
         return True
 
     return store.transact(change)
@@ -77,14 +84,23 @@ def wait_for_state(store: StoreClient, path: str, wanted: Collection[XenbusState
     :param store: a connection on which nobody else waits for events.
     :raise DeadlineExpired: it did not get there.
     """
-    watched, token = f"{path}/state", f"wait {path}"
-    store.watch(watched, token)
+    return _wait(store, f"{path}/state", lambda: read_state(store, path), wanted, deadline)
+
+
+def wait_for_value(store: StoreClient, path: str, wanted: bytes, deadline: Deadline) -> None:
+    """Wait until a node has a value, or is gone; as :func:`wait_for_state`."""
+    _wait(store, path, lambda: read_or_none(store, path), {wanted, None}, deadline)
+
+
+def _wait(store: StoreClient, node: str, look: Callable[[], T], wanted: Collection[T], deadline: Deadline) -> T:
+    token = f"wait {node}"
+    store.watch(node, token)
     try:
-        while (state := read_state(store, path)) not in wanted:
+        while (found := look()) not in wanted:
             store.read_event(deadline)
-        return state
+        return found
     finally:
-        store.unwatch(watched, token)
+        store.unwatch(node, token)
 
 
 class Backend(Protocol):
@@ -107,10 +123,32 @@ class Backend(Protocol):
         """Stop serving and give back grants and event channels; called in any state, and more than once."""
 
 
+@runtime_checkable
+class Resizable(Protocol):
+    """A kind of device whose size may change while it is connected."""
+
+    def resized(self) -> Mapping[str, str]:
+        """Look at the size of what the device stands on, serve all of it from now on, and return the nodes that tell.
+
+        :raise HarnessError: that size cannot be; so may OSError. The device goes on as it was.
+        """
+
+
+RESIZE = "resize"
+"""The node in which the toolstack asks a backend, with ``1``, to look at its size; it answers with ``0``."""
+
+ORPHANED = "orphaned"
+"""The node in which a backend notes, with ``1``, that a frontend in state Connected is connected to a dead one."""
+
+
 class BackendDevice:
     """The backend's side of the handshake for one device.
 
-    The caller watches ``watched`` and calls ``frontend_changed`` whenever that fires.
+    The caller watches ``watched`` and calls ``frontend_changed`` whenever one of these fires.
+
+    A backend may find a device that a predecessor, which has died, had brought further than its first state. It then
+    offers its features anew. A frontend that is connected has to leave that state first: its ring belongs to the dead
+    one, and what it holds is for the frontend to bring again in a new one.
 
     :param path: the backend's node, made by the toolstack.
     :raise GuestError: the toolstack's nodes are incomplete.
@@ -127,20 +165,31 @@ class BackendDevice:
         self.frontend = frontend.decode(errors="replace")
         self.state = read_state(store, path)
         self.gone = False
+        self._orphaned = False
         self._backend = make(self)
 
     @property
-    def watched(self) -> str:
-        """The node to watch: the frontend's state."""
-        return f"{self.frontend}/state"
+    def watched(self) -> tuple[str, str]:
+        """The nodes to watch: the frontend's state, and the toolstack's wish for a new size."""
+        return f"{self.frontend}/state", f"{self.path}/{RESIZE}"
 
     def start(self) -> None:
-        """Publish the features and wait for the frontend."""
-        self._switch(XenbusState.INIT_WAIT, self._backend.features())
+        """Publish the features and wait for the frontend, taking over what a predecessor has left."""
+        if self.state in {XenbusState.CLOSING, XenbusState.CLOSED}:
+            return
+        served = self.state == XenbusState.CONNECTED
+        self._orphaned = served or read_or_none(self.store, f"{self.path}/{ORPHANED}") == b"1"
+        self._offer({ORPHANED: "1"} if served else {})
 
     def frontend_changed(self) -> None:
         """Look at the frontend's state and do what follows from it; does nothing when nothing has changed."""
-        match read_state(self.store, self.frontend):
+        self._resize()
+        state = read_state(self.store, self.frontend)
+        if state != XenbusState.CONNECTED:
+            self._orphaned = False
+        elif self._orphaned:
+            return
+        match state:
             case XenbusState.INITIALISING:
                 # A frontend that is back at the start without having closed has been restarted, or is playing games.
                 if self.state in {XenbusState.CLOSED, XenbusState.CONNECTED}:
@@ -157,15 +206,19 @@ class BackendDevice:
                 self._follow_to_the_end()
                 self.gone = self.gone or not self._online()
             case XenbusState.UNKNOWN:
-                if read_or_none(self.store, self.watched) is None:
+                if not self.store.exists(f"{self.frontend}/state"):
                     self._follow_to_the_end()
                     self.gone = True
             case _:
                 pass
 
+    def _offer(self, nodes: Mapping[str, str]) -> None:
+        # Also to a frontend that knows us in this state: it is another backend that is waiting now.
+        self._switch(XenbusState.INIT_WAIT, {**self._backend.features(), **nodes}, again=True)
+
     def _start_again(self) -> None:
         try:
-            self.start()
+            self._offer({})
         except (HarnessError, OSError) as error:
             self.fail(error)
 
@@ -175,7 +228,8 @@ class BackendDevice:
         except (HarnessError, OSError) as error:
             self.fail(error)
         else:
-            self._switch(XenbusState.CONNECTED, nodes)
+            noted = self.store.exists(f"{self.path}/{ORPHANED}")
+            self._switch(XenbusState.CONNECTED, {**nodes, **({ORPHANED: "0"} if noted else {})})
 
     def _follow_to_the_end(self) -> None:
         self.close()
@@ -187,9 +241,20 @@ class BackendDevice:
         except GuestError:
             return False
 
-    def _switch(self, state: XenbusState, nodes: Mapping[str, str] | None = None) -> None:
+    def _resize(self) -> None:
+        """Do what the toolstack asks for in the node :data:`RESIZE`."""
+        if not isinstance(self._backend, Resizable) or read_or_none(self.store, f"{self.path}/{RESIZE}") != b"1":
+            return
+        nodes: Mapping[str, str] = {}
+        try:
+            nodes = self._backend.resized()
+        except (HarnessError, OSError) as error:
+            self._report(error)
+        self._switch(self.state, {**nodes, RESIZE: "0"}, again=True)
+
+    def _switch(self, state: XenbusState, nodes: Mapping[str, str] | None = None, *, again: bool = False) -> None:
         self.state = state
-        if not switch_state(self.store, self.path, state, nodes):
+        if not switch_state(self.store, self.path, state, nodes, again=again):
             # The toolstack has removed the device under us.
             self.close()
             self.gone = True
@@ -201,6 +266,9 @@ class BackendDevice:
     def fail(self, error: Exception) -> None:
         """Stop serving, report why, and ask the frontend to close. Only this device is concerned."""
         self.close()
+        self._report(error)
+        self._switch(XenbusState.CLOSING)
+
+    def _report(self, error: Exception) -> None:
         with suppress(StoreError):
             report_error(self.store, self.path, getattr(error, "errno", None) or errno.EIO, str(error))
-        self._switch(XenbusState.CLOSING)

@@ -10,7 +10,7 @@ import time
 from harness.cli.arguments import Subparsers, add_accelerator, add_definition, add_name, definition, positive
 from harness.cli.table import print_table
 from harness.domain import records, remote, supervisor
-from harness.domain.domain import SHUTDOWN_SECONDS
+from harness.domain.life import SHUTDOWN_SECONDS
 from harness.domain.records import Record
 from harness.host.progress import say, step
 
@@ -72,7 +72,7 @@ def _list(arguments: argparse.Namespace) -> None:
         print(json.dumps([_fields(record) for record in found], indent=1))
         return
     print_table(
-        ("NAME", "ID", "KIND", "STATE", "ADDRESS", "UPTIME", "OWNER"),
+        ("NAME", "ID", "KIND", "STATE", "ADDRESS", "UPTIME", "RESTARTS", "OWNER"),
         [
             (
                 record.name,
@@ -81,6 +81,7 @@ def _list(arguments: argparse.Namespace) -> None:
                 record.state,
                 ",".join(record.addresses) or "-",
                 _duration(time.time() - record.started),
+                str(record.restarts) if record.kind == "pv" else "-",
                 str(record.owner),
             )
             for record in found
@@ -96,6 +97,7 @@ def _fields(record: Record) -> dict[str, object]:
         "state": record.state,
         "pids": list(record.pids.values()),
         "processes": record.pids,
+        "backend_restarts": record.restarts,
         "owner": record.owner,
         "addresses": record.addresses,
         "uptime": round(time.time() - record.started, 1),

@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from harness.domain import messages
-from harness.domain.domain import SSH_PORT, Domain, DomainState
+from harness.domain.domain import SSH_PORT, Domain
+from harness.domain.life import DomainState
 from harness.domain.messages import Message
 from harness.guest.console import ConsoleLog, Viewer
 from harness.host.errors import GuestError, HarnessError, UsageError

@@ -10,13 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.backend.launch import start_backend
 from harness.backend.network_client import NetworkClient
 from harness.bus import toolstack
 from harness.bus.devices import Device
 from harness.bus.nodes import read_or_none
 from harness.bus.xenbus import XenbusState, error_path, read_state, wait_for_state
-from harness.domain import records
+from harness.domain.backend_process import BackendProcess
 from harness.domain.definition import Definition
 from harness.domain.disks import AttachedDisk
 from harness.domain.networks import AttachedNetwork
@@ -40,7 +39,7 @@ class Paravirtual:
     :param backend: the Python module to run as the domain's backend process.
     :raise HostError: the link, the store or the backend cannot be had.
 
-    :ivar console: our end of the paravirtual console.
+    :ivar consoles: our ends of the paravirtual consoles.
     :ivar backend: the process that serves its devices.
     """
 
@@ -60,25 +59,16 @@ class Paravirtual:
             self.store = self._stack.enter_context(StoreClient.connect())
             toolstack.add_domain(self.store, record.domid, self.link, _description(definition, image))
             self._stack.callback(self._remove_domain, record.domid)
-            self.devices = _devices(self.store, record.domid, self.link, disks, networks)
-            self.console, theirs = socket.socketpair()
-            self._stack.callback(self.console.close)
-            with theirs:
-                theirs.setblocking(False)
-                self.backend = start_backend(
-                    record.domid,
-                    self.link,
-                    module=backend,
-                    log=logs / "backend.log",
-                    console_fd=theirs.fileno(),
-                    lease_fds=[descriptor for one in disks for descriptor in one.lease.descriptors],
-                    env=records.environment(record.domid),
-                )
-            self._stack.callback(self.backend.stop)
+            self.devices = _devices(self.store, record.domid, self.link, definition.consoles, disks, networks)
+            self.consoles, theirs = self._make_consoles(definition.consoles)
+            self.backend = self._stack.enter_context(
+                BackendProcess(self.link, record, module=backend, log=logs / "backend.log", consoles=theirs)
+            )
+            for one in disks:
+                self.backend.hold(one.lease)
         except BaseException:
             self._stack.close()
             raise
-        record.pids["backend"] = self.backend.pid
 
     def wait_connected(self, deadline: Deadline, guard: Guard) -> None:
         """Wait until every disk and network interface is connected at both ends.
@@ -92,6 +82,15 @@ class Paravirtual:
             for device in self.devices:
                 for path in (device.backend, device.frontend):
                     _wait_connected(store, device, path, deadline)
+
+    def _make_consoles(self, count: int) -> tuple[list[socket.socket], list[int]]:
+        """A socket pair for each console: our ends, and the descriptors of those that any backend process gets."""
+        pairs = [socket.socketpair() for _ in range(count)]
+        for one in (end for pair in pairs for end in pair):
+            self._stack.callback(one.close)
+        for _, theirs in pairs:
+            theirs.setblocking(False)
+        return [ours for ours, _ in pairs], [theirs.fileno() for _, theirs in pairs]
 
     def _remove_domain(self, domid: int) -> None:
         # If the store has ended, so has everything it knew of the domain.
@@ -148,12 +147,14 @@ def _devices(
     store: StoreClient,
     domid: int,
     link: Link,
+    consoles: int,
     disks: Sequence[AttachedDisk],
     networks: Sequence[AttachedNetwork],
 ) -> list[Device]:
     """Write the nodes of all devices; those returned connect through XenBus, which the first console does not."""
     toolstack.add_console(store, domid, link)
     return [
+        *(toolstack.add_further_console(store, domid, number) for number in range(1, consoles)),
         *(add_disk(store, domid, one) for one in disks),
         *(add_network(store, domid, number, one) for number, one in enumerate(networks)),
     ]

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -25,6 +26,9 @@ FIRST_RESERVED_DOMID = 0x7FF0
 """DOMID_FIRST_RESERVED of xen.h: domains have smaller numbers."""
 
 
+_writing = threading.Lock()
+
+
 @dataclass
 class Record:
     """One domain as others see it.
@@ -33,6 +37,7 @@ class Record:
     :param scratch: files and directories outside the record that go with the domain.
     :param addresses: IPv4 addresses of its cards.
     :param started: seconds since the epoch.
+    :param restarts: how many backend processes have died and were replaced.
     """
 
     name: str
@@ -45,6 +50,7 @@ class Record:
     scratch: list[str] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.time)
+    restarts: int = 0
 
     @property
     def directory(self) -> Path:
@@ -56,11 +62,12 @@ class Record:
         return self.directory / "control.sock"
 
     def write(self) -> None:
-        """Put the record on disk, whole or not at all."""
+        """Put the record on disk, whole or not at all; any thread may call this."""
         path = self.directory / "record.json"
         fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps(asdict(self)))
-        fresh.rename(path)
+        with _writing:
+            fresh.write_text(json.dumps(asdict(self)))
+            fresh.rename(path)
 
 
 def directory_of(domid: int) -> Path:

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.domain import logs, messages, records
-from harness.domain.domain import SHUTDOWN_SECONDS, SSH_SECONDS
+from harness.domain.domain import SSH_SECONDS
+from harness.domain.life import SHUTDOWN_SECONDS
 from harness.domain.messages import Message
 from harness.domain.records import Record
 from harness.guest.completed import Completed

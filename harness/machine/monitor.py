@@ -9,13 +9,9 @@ short window in which others may come in, and a crash beats everything else. All
 from __future__ import annotations
 
 import asyncio
-import os
 import select
-import shlex
-import signal
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -23,9 +19,9 @@ from qemu.qmp import Message
 
 from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestCrashed, GuestError, GuestGone, GuestSilent, HostError
-from harness.host.process import Child
 from harness.machine.loop import background
 from harness.machine.qemu import QemuProcess
+from harness.machine.reports import GUEST_ENDS, FailureKind, Report, end_text, first_line, look_further, status_text
 
 T = TypeVar("T")
 
@@ -54,35 +50,6 @@ class Console(Protocol):
         """The last lines, oldest first."""
 
 
-FailureKind = type[GuestCrashed] | type[GuestGone] | type[HostError]
-
-
-@dataclass(frozen=True)
-class Report:
-    """One thing that went wrong.
-
-    :param kind: the class of the error it is on its own.
-    """
-
-    kind: FailureKind
-    text: str
-
-
-SHUTDOWN_TEXTS = {
-    "guest-shutdown": "the guest powered itself off",
-    "guest-reset": "the guest rebooted",
-    "guest-panic": "the guest's kernel panicked",
-    "host-qmp-quit": "QEMU was told to quit",
-    "host-qmp-system-reset": "QEMU was told to reset",
-    "host-signal": "QEMU was ended by a signal",
-    "host-error": "QEMU met an error of the host",
-}
-
-
-GUEST_ENDS = ("guest-shutdown", "guest-reset")
-"""Ends that a healthy guest may choose."""
-
-
 class Monitor:
     """Watches one domain.
 
@@ -109,42 +76,31 @@ class Monitor:
             stop()
         self._stop_watching.clear()
 
-    def watch_child(self, child: Child) -> None:
-        """Count the end of another process, such as the domain's backend, as the domain's failure."""
-        descriptor = child.pidfd()
-        self._watch_end(
-            descriptor,
-            lambda: os.close(descriptor),
-            lambda: str(child.error(f"{child.name} ended unexpectedly")),
-        )
+    def fail(self, text: str) -> None:
+        """Count something else, such as the end of the domain's backend, as its failure; call this in the loop."""
+        if not self._end_expected:
+            self._report(HostError, text)
 
     def watch_service(self, name: str, connection: int, log: Path) -> None:
         """Count the end of a shared service as the domain's failure.
 
         :param connection: descriptor of a connection to it, on which others may talk.
         """
+        loop = asyncio.get_running_loop()
         # This tells of the hang-up alone: what arrives on the connection is for others to read.
         hangup = select.epoll()
         hangup.register(connection, select.EPOLLRDHUP)
-        self._watch_end(
-            hangup.fileno(), hangup.close, lambda: f"the {name} service ended unexpectedly; its output: {log}"
-        )
-
-    def _watch_end(self, descriptor: int, close: Callable[[], object], text: Callable[[], str]) -> None:
-        """Report a trouble of this machine when a descriptor, which is then closed, becomes readable."""
-        loop = asyncio.get_running_loop()
 
         def stop() -> None:
-            loop.remove_reader(descriptor)
-            close()
+            loop.remove_reader(hangup)
+            hangup.close()
 
         def ended() -> None:
             self._stop_watching.remove(stop)
             stop()
-            if not self._end_expected:
-                self._report(HostError, text())
+            self.fail(f"the {name} service ended unexpectedly; its output: {log}")
 
-        loop.add_reader(descriptor, ended)
+        loop.add_reader(hangup, ended)
         self._stop_watching.append(stop)
 
     def console_closed(self) -> None:
@@ -260,11 +216,11 @@ class Monitor:
             self._on_event(event)
         self._ended.set()
         if not self._end_expected:
-            self._report(GuestGone, f"{self._end_text()} ({_status_text(status)})")
+            self._report(GuestGone, f"{self._end_text()} ({status_text(status)})")
         self._settle_if_over()
 
     async def _watch_console(self) -> None:
-        self._report(GuestCrashed, _first_line(await self._console.crashed()))
+        self._report(GuestCrashed, first_line(await self._console.crashed()))
 
     def _report(self, kind: FailureKind, text: str) -> None:
         self._reports.append(Report(kind, text))
@@ -283,16 +239,14 @@ class Monitor:
         return self._console.crash is not None or any(report.kind is GuestCrashed for report in self._reports)
 
     def _end_text(self) -> str:
-        if self._shutdown_reason is None:
-            return "QEMU ended without a word"
-        return SHUTDOWN_TEXTS.get(self._shutdown_reason, f"QEMU ended: {self._shutdown_reason}")
+        return end_text(self._shutdown_reason)
 
     async def _failure(self) -> GuestError | HostError:
         """The error that says what is wrong; there must be a report. Waits until the reports have settled."""
         await self._settled.wait()
         crash = self._console.crash
         if crash is not None:
-            return self._error(GuestCrashed, _first_line(crash), crash.console)
+            return self._error(GuestCrashed, first_line(crash), crash.console)
         crashes = [report for report in self._reports if report.kind is GuestCrashed]
         # Of things that are no crash the first is the likeliest cause, but nobody can be sure: tell them all.
         told = crashes or self._reports
@@ -309,24 +263,3 @@ class Monitor:
         if issubclass(kind, GuestError):
             return kind(what, console=lines or self._console.last_lines(), hint=hint)
         return kind(what, hint=hint)
-
-
-def _status_text(status: int) -> str:
-    """QEMU's exit status in words; a negative one is a signal's number."""
-    if status >= 0:
-        return f"QEMU's exit status {status}"
-    return f"signal {-status}, {signal.strsignal(-status)}"
-
-
-def _first_line(error: GuestCrashed) -> str:
-    return error.what.partition("\n")[0]
-
-
-def look_further(qemu: Child, console: Path) -> str:
-    """Where somebody who has to find out more can look."""
-    lines: Sequence[str] = (
-        f"console log: {console}",
-        f"QEMU's output: {qemu.log}",
-        f"QEMU's command: {shlex.join(qemu.argv)}",
-    )
-    return "\n".join(lines)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.domain import records
-from harness.domain.domain import Domain, DomainState
+from harness.domain.domain import Domain
+from harness.domain.life import DomainState
 from harness.domain.paravirtual import Paravirtual
 from harness.guest.completed import CommandTimeout
 from harness.host.deadline import Deadline

@@ -120,7 +120,8 @@ def running_domain(runtime: Path, *, console_fd: int | None = None) -> Iterator[
             cmdline="",
         )
         toolstack.add_domain(store, DOMID, link, description)
-        backend = start_backend(DOMID, link, log=runtime / "backend.log", console_fd=console_fd)
+        consoles = [] if console_fd is None else [console_fd]
+        backend = start_backend(DOMID, link, log=runtime / "backend.log", console_fds=consoles)
         stack.callback(backend.kill)
         yield Guest(link, store, backend)
         assert backend.poll() is None, backend.output_tail()

@@ -175,8 +175,8 @@ def test_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fields["processes"] == {"qemu": 4711, "backend": 4712}
     assert main(["list"]) == 0
     head, line = capsys.readouterr().out.splitlines()
-    assert head.split() == ["NAME", "ID", "KIND", "STATE", "ADDRESS", "UPTIME", "OWNER"]
-    assert line.split() == ["one", "1", "pv", "created", "10.77.0.2", "1:02:05", str(os.getpid())]
+    assert head.split() == ["NAME", "ID", "KIND", "STATE", "ADDRESS", "UPTIME", "RESTARTS", "OWNER"]
+    assert line.split() == ["one", "1", "pv", "created", "10.77.0.2", "1:02:05", "0", str(os.getpid())]
     claim.release()
 
 

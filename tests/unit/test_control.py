@@ -15,7 +15,8 @@ import pytest
 
 from harness.domain import logs, messages, records, remote
 from harness.domain.control import ControlServer
-from harness.domain.domain import Domain, DomainState
+from harness.domain.domain import Domain
+from harness.domain.life import DomainState
 from harness.domain.remote import RemoteDomain
 from harness.guest.completed import Completed
 from harness.guest.console import ConsoleLog

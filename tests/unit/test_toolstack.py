@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.bus import toolstack
+from harness.bus import hotplug, toolstack
 from harness.bus.devices import Device, backend_directory, disk_number
 from harness.bus.xenbus import XenbusState, read_state, switch_state, wait_for_state
 from harness.host.deadline import Deadline
@@ -144,7 +144,8 @@ def test_a_device_goes_when_its_backend_has_closed(store: StoreClient, domain: L
 
     thread = threading.Thread(target=backend)
     thread.start()
-    toolstack.remove_device(store, disk, within("the removal"))
+    hotplug.close_device(store, disk)
+    hotplug.remove_device(store, disk, within("the removal"))
     thread.join()
     assert seen == [b"0"]
     for path in (disk.frontend, disk.backend, disk.toolstack):
@@ -157,7 +158,8 @@ def test_a_device_whose_backend_does_not_close_stays(store: StoreClient, domain:
     disk = toolstack.add_vbd(store, 1, "xvda", IMAGE)
     switch_state(store, disk.backend, XenbusState.CONNECTED)
     with pytest.raises(DeadlineExpired):
-        toolstack.remove_device(store, disk, Deadline(0.05, "the disk to close"))
+        hotplug.close_device(store, disk)
+        hotplug.remove_device(store, disk, Deadline(0.05, "the disk to close"))
     assert read_state(store, disk.backend) == XenbusState.CLOSING
     assert store.exists(disk.toolstack)
 

@@ -1,0 +1,107 @@
+"""The backend process of a domain as its owner has it: what goes to whichever process does the work just now."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from harness.backend.keeper import Keeper
+from harness.backend.launch import start_backend
+from harness.backend.locks import LockSender
+from harness.domain import records
+from harness.domain.leases import Lease
+from harness.domain.records import Record
+from harness.host.errors import HostError
+from harness.host.process import Child
+from harness.hypervisor.link import Link
+
+
+class BackendProcess:
+    """A process that serves a domain's devices; when it dies, another one goes on.
+
+    :param record: of the domain; always has the process ID of the present one.
+    :param module: what Python runs as the process.
+    :param log: its log.
+    :param consoles: descriptors of the domain's consoles, which the caller keeps open.
+    :raise HarnessError: it cannot be started.
+    """
+
+    def __init__(self, link: Link, record: Record, *, module: str, log: Path, consoles: Sequence[int]) -> None:
+        self._link = link
+        self._record = record
+        self._module = module
+        self._log = log
+        self._consoles = consoles
+        self._lock = threading.Lock()
+        self._leases: dict[str, Lease] = {}
+        self._locks: LockSender | None = None
+        self._keeper = Keeper(self._start, self._restarted)
+        record.pids["backend"] = self._keeper.first.pid
+
+    @property
+    def failure(self) -> Future[HostError]:
+        """Gets the reason when there is no process any more, and no hope."""
+        return self._keeper.failure
+
+    def hold(self, lease: Lease) -> None:
+        """Have this process, and those that follow it, keep an image locked; before it is to open the image."""
+        with self._lock:
+            self._leases[str(lease.path)] = lease
+            if self._locks is not None:
+                self._locks.hold(str(lease.path), lease.descriptors)
+
+    def release(self, lease: Lease) -> None:
+        """Undo :meth:`hold`, after it has closed the image.
+
+        :raise DeadlineExpired: the process does not answer.
+        """
+        with self._lock:
+            if self._leases.pop(str(lease.path), None) is not None and self._locks is not None:
+                self._locks.release(str(lease.path))
+
+    def _start(self) -> Child:
+        with self._lock:
+            self._close_locks()
+            self._locks = LockSender()
+            for path, lease in self._leases.items():
+                self._locks.hold(path, lease.descriptors)
+            child = start_backend(
+                self._record.domid,
+                self._link,
+                module=self._module,
+                log=self._log,
+                console_fds=self._consoles,
+                locks_fd=self._locks.theirs.fileno(),
+                env=records.environment(self._record.domid),
+            )
+            self._locks.theirs.close()
+            return child
+
+    def _restarted(self, child: Child) -> None:
+        before, self._record.pids["backend"] = self._record.pids["backend"], child.pid
+        self._record.restarts += 1
+        self._record.write()
+        with self._log.open("a") as log:
+            log.write(f"process {before} has died; process {child.pid} goes on\n")
+
+    def _close_locks(self) -> None:
+        if self._locks is not None:
+            self._locks.close()
+            self._locks = None
+
+    def close(self) -> None:
+        """End the process."""
+        self._keeper.close()
+        self._close_locks()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

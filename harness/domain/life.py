@@ -1,0 +1,301 @@
+"""The life of a domain, from its definition to its end, as its owner leads it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack, suppress
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from qemu.qmp import QMPError
+
+from harness.backend import launch as backend_launch
+from harness.backend.network_client import NetworkClient
+from harness.domain import networks
+from harness.domain.assembly import Parts, assemble
+from harness.domain.definition import Definition
+from harness.domain.leases import Lease
+from harness.domain.session import QUIT_SECONDS, Session
+from harness.guest.console import ConsoleLog
+from harness.host.deadline import Deadline
+from harness.host.errors import GuestGone, HarnessError, UsageError
+from harness.image.build import BuiltImage
+from harness.machine import loop
+from harness.machine.accelerator import Accelerator
+
+BOOT_SECONDS = {"kvm": 60.0, "tcg": 180.0}
+"""What a guest gets from its start to its agent's answer; an emulated one shares its core with others."""
+SHUTDOWN_SECONDS = 60.0
+QMP_SECONDS = 30.0
+
+
+class DomainState(StrEnum):
+    """CREATED → STARTING → RUNNING ⇄ PAUSED, and from any of them → ENDED."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class DomainLife:
+    """One domain's life, without what there is to do with its guest: that is :class:`harness.domain.domain.Domain`.
+
+    Launch it in a thread that lives as long as the domain: its processes die with that thread. Every call that needs
+    the guest raises, besides what it says itself:
+
+    :raise UsageError: the domain is not in a state that allows the call.
+    :raise GuestError: the guest crashed, ended, or did not answer in time; with its last console lines.
+    :raise HostError: a process that serves the domain ended.
+
+    :param definition: what it consists of.
+    :param accelerator: ``auto``, ``kvm`` or ``tcg``.
+    :param shared_lease: a lease held by the caller on an image that several domains take turns on.
+    :param logs: an existing directory for its logs; default: a new one.
+    :param backend: the Python module to run as the backend process of a paravirtual domain; for drivers that are to
+        meet a backend written for that, see :func:`harness.backend.launch.start_backend`.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        *,
+        accelerator: str = "auto",
+        shared_lease: Lease | None = None,
+        logs: Path | None = None,
+        backend: str = backend_launch.MODULE,
+    ) -> None:
+        self.definition = definition
+        self.state = DomainState.CREATED
+        self._accelerator_request = accelerator
+        self._shared_lease = shared_lease
+        self._log_directory = logs
+        self._backend_module = backend
+        self._stack = ExitStack()
+        self._parts: Parts | None = None
+        self._session: Session | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.destroy()
+
+    # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def parts(self) -> Parts:
+        """What it consists of; once it has been launched.
+
+        :raise UsageError: it has not been, or is destroyed.
+        """
+        if self._parts is None:
+            raise UsageError(f"domain {self.name} is {self.state}: it has no QEMU")
+        return self._parts
+
+    @property
+    def domid(self) -> int:
+        return self.parts.record.domid
+
+    @property
+    def pids(self) -> list[int]:
+        """Processes that belong to this domain alone: QEMU, and the backend of a paravirtual domain."""
+        return list(self.parts.record.pids.values())
+
+    @property
+    def logs(self) -> Path:
+        """Directory of its logs, which outlives it.
+
+        :raise UsageError: it has not been launched.
+        """
+        if self._log_directory is None:
+            raise UsageError(f"domain {self.name} is {self.state}: it has no logs yet")
+        return self._log_directory
+
+    @property
+    def image(self) -> BuiltImage:
+        return self.parts.image
+
+    @property
+    def accelerator(self) -> Accelerator:
+        return self.parts.accelerator
+
+    def qemu_version(self) -> str:
+        """Version of its QEMU."""
+        return loop.run(self.parts.qemu.version(), Deadline(QMP_SECONDS, f"the version of QEMU of domain {self.name}"))
+
+    @property
+    def network(self) -> NetworkClient:
+        """The private network its cards are on."""
+        if self.parts.network is None:
+            raise UsageError(f"domain {self.name} has no network", hint="add one under 'networks' in its definition")
+        return self.parts.network
+
+    @property
+    def addresses(self) -> list[str]:
+        """IPv4 addresses of its cards, in the order of the definition."""
+        return [one.lease.address for one in self.parts.cards]
+
+    @property
+    def console(self) -> ConsoleLog:
+        """Its first serial port."""
+        return self._running.console
+
+    @property
+    def pv_console(self) -> ConsoleLog:
+        """The first console of a paravirtual domain that is a split driver."""
+        return self.pv_consoles[0]
+
+    @property
+    def pv_consoles(self) -> list[ConsoleLog]:
+        """All consoles that are split drivers, of which a paravirtual domain has at least one."""
+        if not self._running.pv_consoles:
+            raise UsageError(f"domain {self.name} has no paravirtual console", hint="its first serial port has one")
+        return self._running.pv_consoles
+
+    def last_console_lines(self, count: int) -> list[str]:
+        """The end of its console, harmless to a terminal; nothing before it has been launched."""
+        return self._session.console.last_lines(count) if self._session is not None else []
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Launch it and wait until it is ready."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start its processes and let the guest boot; does not wait for the guest.
+
+        :raise HarnessError: something is missing, in use, or does not start; nothing is left behind then.
+        """
+        self._require(DomainState.CREATED)
+        self.state = DomainState.STARTING
+        try:
+            self._parts = assemble(
+                self.definition,
+                self._accelerator_request,
+                self._shared_lease,
+                self._log_directory,
+                self._backend_module,
+                self._stack,
+            )
+            self._log_directory = self._parts.logs
+            self._parts.record.addresses = self.addresses
+            self._set_state(DomainState.STARTING)
+            loop.run(self._connect(self._parts))
+        except BaseException:
+            self.destroy()
+            raise
+
+    async def _connect(self, parts: Parts) -> None:
+        await parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}"))
+        self._session = Session(self.name, parts)
+        await parts.qemu.cont()
+
+    def wait_ready(self, timeout: float | None = None) -> None:
+        """Wait until the agent answers and the devices work.
+
+        :param timeout: seconds; default: what the accelerator needs.
+        """
+        self._require(DomainState.STARTING)
+        seconds = BOOT_SECONDS[self.accelerator.name] if timeout is None else timeout
+        deadline = Deadline(seconds, f"the boot of domain {self.name} until agent and devices work")
+        session = self._running
+        session.guarded(session.agent.ping(deadline), deadline)
+        if self.parts.paravirtual is not None:
+            self.parts.paravirtual.wait_connected(deadline, session.watched)
+        for card in self.parts.cards:
+            session.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
+        self._set_state(DomainState.RUNNING)
+
+    def pause(self) -> None:
+        """Stop its virtual CPUs."""
+        self._require(DomainState.RUNNING)
+        loop.run(self.parts.qemu.stop(), Deadline(QMP_SECONDS, f"the pause of domain {self.name}"))
+        self._set_state(DomainState.PAUSED)
+
+    def unpause(self) -> None:
+        """Let its virtual CPUs run on."""
+        self._require(DomainState.PAUSED)
+        loop.run(self.parts.qemu.cont(), Deadline(QMP_SECONDS, f"the end of the pause of domain {self.name}"))
+        self._set_state(DomainState.RUNNING)
+
+    def shutdown(self, timeout: float = SHUTDOWN_SECONDS) -> None:
+        """Have the guest shut itself down, and take the domain apart when it has.
+
+        :raise GuestSilent: it is still there after ``timeout`` seconds, and goes on.
+        """
+        self.power_off(timeout)
+        self.destroy()
+
+    def power_off(self, timeout: float = SHUTDOWN_SECONDS) -> None:
+        """Have the guest shut itself down, and return when it has; the domain is still to be destroyed.
+
+        :raise GuestSilent: it is still there after ``timeout`` seconds, and goes on.
+        """
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"the shutdown of domain {self.name}")
+        session = self._running
+        loop.get().call_soon_threadsafe(session.monitor.expect_end)
+        session.guarded(session.agent.shutdown(deadline), deadline)
+        session.guarded(session.monitor.wait_end(deadline), deadline)
+
+    def wait_end(self) -> str:
+        """Wait until the guest ends by itself, or another thread ends it; says in words how it did.
+
+        The domain is still to be destroyed.
+        """
+        return loop.run(self._running.monitor.wait_over())
+
+    def end(self) -> None:
+        """Have QEMU end at once, which whoever is in :meth:`wait_end` hears of; the domain is still to be destroyed."""
+        loop.run(self._end(self.parts))
+
+    async def _end(self, parts: Parts) -> None:
+        self._running.monitor.expect_end()
+        with suppress(GuestGone, QMPError, TimeoutError):
+            async with asyncio.timeout(QUIT_SECONDS):
+                await parts.qemu.execute("quit")
+                await parts.qemu.wait_exit()
+        parts.qemu.child.kill()
+
+    def destroy(self) -> None:
+        """End it at once and remove all of it but its logs. May be called in any state, and again."""
+        if self._parts is not None:
+            with suppress(HarnessError):
+                loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+        self._set_state(DomainState.ENDED)
+        self._stack.close()
+        self._parts = None
+
+    async def _quit(self, parts: Parts) -> None:
+        if self._session is not None:
+            await self._session.quit()
+        else:
+            await parts.qemu.quit(Deadline(QUIT_SECONDS, f"the end of QEMU of domain {self.name}"))
+
+    @property
+    def _running(self) -> Session:
+        if self._session is None:
+            raise UsageError(f"domain {self.name} is {self.state}")
+        return self._session
+
+    def _require(self, *states: DomainState) -> None:
+        if self.state not in states:
+            raise UsageError(f"domain {self.name} is {self.state}, not {' or '.join(states)}")
+
+    def _set_state(self, state: DomainState) -> None:
+        self.state = state
+        if self._parts is not None:
+            self._parts.record.state = state
+            self._parts.record.write()
