@@ -1,245 +1,177 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The first console of a domain as a terminal, /dev/hvc0: two rings of bytes in a
- * page which the toolstack has made and start info points to. It has no backend
- * node and no states; it works from the first byte on.
+ * The consoles of a domain on the bus. The first is in a page which the toolstack
+ * has made and start info points to: it has no backend node and no states, and
+ * works from the first byte on. The others are found in XenStore as
+ * device/console/N; we make their pages, and their states are those of any device.
  */
-
-#include <linux/console.h>
-#include <linux/delay.h>
+#include <linux/kernel.h>
 #include <linux/module.h>
-#include <linux/printk.h>
-#include <linux/spinlock.h>
-#include <xen/interface/io/console.h>
-#include "hvc.h"
-#include "link_ring.h"
+#include <linux/string.h>
+#include "pvcon.h"
 
-#define PVCON_VTERMNO	0x70766330	/* tells our terminal from others' */
-#define PVCON_OUTBUF	256		/* what hvc collects per write, in bytes */
+#define PVCON_FURTHER	"device/console/"
 
-/* How long the kernel's messages wait for a backend that does not read. */
-#define PVCON_PATIENCE_US	200000
-#define PVCON_STEP_US		100
+static int open_first(struct pvbus_device *dev)
+{
+	struct pvcon *con = pvcon_get(0);
+	struct link *link = dev->link;
+	int err;
 
-/*
- * There is one first console, and hvc's callbacks get nothing but a number to
- * find it by.
- */
-static struct pvcon {
-	spinlock_t lock;	/* of all below but hvc */
-	struct xencons_interface *ring;	/* NULL: there is no console */
-	struct link *link;
+	if (!link_console_page(link))
+		return -ENODEV;
+	err = pvcon_open(con, link, link_console_page(link));
+	if (err)
+		return err;
+	dev_set_drvdata(&dev->dev, con);
+	pvcon_set_port(con, link_console_port(link));
+	err = link_evtchn_claim(link, con->port, pvcon_event, con);
+	if (err)
+		pvcon_close(con);
+	return err;
+}
+
+static int try_publish(struct pvbus_device *dev, const struct pvcon *con,
+		       u32 port)
+{
+	struct pvbus_transaction t;
+	int err, end;
+
+	err = pvbus_transaction_start(dev->link, &t);
+	if (err)
+		return err;
+	err = pvbus_printf(dev->link, t, dev->nodename, "ring-ref", "%u",
+			   con->page.ref);
+	if (!err)
+		err = pvbus_printf(dev->link, t, dev->nodename, "port", "%u",
+				   port);
+	end = pvbus_transaction_end(dev->link, t, err < 0);
+	return err < 0 ? err : end;
+}
+
+/* Say where the page is and which event channel is its; the backend may come. */
+static int publish(struct pvbus_device *dev, struct pvcon *con, u32 port)
+{
+	int err;
+
+	do {
+		err = try_publish(dev, con, port);
+	} while (err == -EAGAIN);
+	return err ? err : pvbus_switch_state(dev, XenbusStateInitialised);
+}
+
+static int open_further(struct pvbus_device *dev)
+{
+	struct pvcon *con;
+	unsigned int number;
 	u32 port;
-	u32 in_cons;		/* our indices; what the ring has are copies */
-	u32 out_prod;
-	u32 seen_out_cons;
-	bool stalled;		/* nothing was consumed for all our patience */
-	struct hvc_struct *hvc;
-} pvcon = {
-	.lock = __SPIN_LOCK_UNLOCKED(pvcon.lock),
-};
+	int err;
 
-/* Bytes in a ring of @size between two indices, or -EPROTO. */
-static int pvcon_used(u32 prod, u32 cons, u32 size)
-{
-	if (prod - cons > size) {
-		pr_err_once("pvcon: the backend broke the console's ring\n");
-		return -EPROTO;
-	}
-	return prod - cons;
-}
-
-/*
- * Room for output, in bytes. The kernel throws away messages that find none, so
- * they wait: a live backend soon makes some, and a dead one is waited for once.
- * A terminal's writers need not: an event tells hvc when to go on.
- */
-static int pvcon_room(struct pvcon *con)
-{
-	const u32 size = sizeof(con->ring->out);
-	bool message = is_console_locked() || oops_in_progress;
-	u32 waited;
-
-	for (waited = 0;; waited += PVCON_STEP_US) {
-		int used = pvcon_used(con->out_prod,
-				      READ_ONCE(con->ring->out_cons), size);
-
-		if (used < 0)
-			return used;
-		if (used < size) {
-			con->stalled = false;
-			return size - used;
-		}
-		if (!message || con->stalled)
-			return 0;
-		con->stalled = waited >= PVCON_PATIENCE_US;
-		udelay(PVCON_STEP_US);
-	}
-}
-
-static int pvcon_put_locked(struct pvcon *con, const char *buf, int count)
-{
-	struct xencons_interface *ring = con->ring;
-	int room, i;
-
-	if (!ring)
+	if (kstrtouint(dev->nodename + strlen(PVCON_FURTHER), 10, &number))
+		return -EINVAL;
+	con = number ? pvcon_get(number) : NULL;
+	if (!con)
 		return -ENODEV;
-	room = pvcon_room(con);
-	if (room <= 0)
-		return room;
-	virt_mb(); /* overwrite nothing before it is known to be consumed */
-	count = min(count, room);
-	for (i = 0; i < count; i++)
-		ring->out[MASK_XENCONS_IDX(con->out_prod++, ring->out)] =
-			buf[i];
-	virt_wmb(); /* the backend sees bytes before the index */
-	WRITE_ONCE(ring->out_prod, con->out_prod);
-	link_notify(con->link, con->port);
-	return count;
+
+	err = link_grant_alloc(dev->link, 1, 0, &con->page);
+	if (err)
+		return err;
+	err = pvcon_open(con, dev->link, con->page.addr);
+	if (err)
+		goto free;
+	dev_set_drvdata(&dev->dev, con);
+	err = link_evtchn_alloc(dev->link, pvcon_event, con, &port);
+	if (err)
+		goto close;
+	pvcon_set_port(con, port);
+	err = publish(dev, con, port);
+	if (!err)
+		return 0;
+
+	link_evtchn_free(dev->link, port);
+close:
+	pvcon_close(con);
+free:
+	link_grant_free(dev->link, &con->page);
+	return err;
 }
 
-static int pvcon_put_chars(u32 vtermno, const char *buf, int count)
+static bool is_first(const struct pvbus_device *dev)
 {
-	unsigned long flags;
-	int done;
-
-	spin_lock_irqsave(&pvcon.lock, flags);
-	done = pvcon_put_locked(&pvcon, buf, count);
-	spin_unlock_irqrestore(&pvcon.lock, flags);
-	return done;
-}
-
-static int pvcon_get_locked(struct pvcon *con, char *buf, int count)
-{
-	struct xencons_interface *ring = con->ring;
-	int used, i;
-
-	if (!ring)
-		return -ENODEV;
-	used = pvcon_used(READ_ONCE(ring->in_prod), con->in_cons,
-			  sizeof(ring->in));
-	if (used <= 0)
-		return used;
-	virt_rmb(); /* read no byte before the index */
-	count = min(count, used);
-	for (i = 0; i < count; i++)
-		buf[i] = READ_ONCE(ring->in[MASK_XENCONS_IDX(con->in_cons++,
-							     ring->in)]);
-	virt_mb(); /* the bytes have been read before they are given back */
-	WRITE_ONCE(ring->in_cons, con->in_cons);
-	link_notify(con->link, con->port);
-	return count;
-}
-
-static int pvcon_get_chars(u32 vtermno, char *buf, int count)
-{
-	unsigned long flags;
-	int done;
-
-	spin_lock_irqsave(&pvcon.lock, flags);
-	done = pvcon_get_locked(&pvcon, buf, count);
-	spin_unlock_irqrestore(&pvcon.lock, flags);
-	return done;
-}
-
-/* Events tell of input, so hvc need not poll for it. */
-static int pvcon_opened(struct hvc_struct *hvc, int irq)
-{
-	hvc->irq_requested = 1;
-	return 0;
-}
-
-static void pvcon_closed(struct hvc_struct *hvc, int irq)
-{
-	hvc->irq_requested = 0;
-}
-
-static const struct hv_ops pvcon_ops = {
-	.get_chars	= pvcon_get_chars,
-	.put_chars	= pvcon_put_chars,
-	.notifier_add	= pvcon_opened,
-	.notifier_del	= pvcon_closed,
-	.notifier_hangup = pvcon_closed,
-};
-
-/* Is there input, or did room for output come up since we last looked? */
-static bool pvcon_has_news(struct pvcon *con)
-{
-	u32 out_cons = READ_ONCE(con->ring->out_cons);
-	bool news = out_cons != con->seen_out_cons ||
-		    READ_ONCE(con->ring->in_prod) != con->in_cons;
-
-	con->seen_out_cons = out_cons;
-	return news;
-}
-
-static irqreturn_t pvcon_event(u32 port, void *data)
-{
-	struct pvcon *con = data;
-
-	if (!pvcon_has_news(con))
-		return IRQ_NONE;
-	if (hvc_poll(con->hvc))
-		hvc_kick();
-	return IRQ_HANDLED;
-}
-
-static void pvcon_attach(struct pvcon *con, struct link *link)
-{
-	struct xencons_interface *ring = link_console_page(link);
-
-	spin_lock_irq(&con->lock);
-	con->link = link;
-	con->port = link_console_port(link);
-	con->in_cons = READ_ONCE(ring->in_cons);
-	con->out_prod = READ_ONCE(ring->out_prod);
-	con->seen_out_cons = con->out_prod;
-	con->stalled = false;
-	con->ring = ring;
-	spin_unlock_irq(&con->lock);
-}
-
-static void pvcon_detach(struct pvcon *con)
-{
-	spin_lock_irq(&con->lock);
-	con->ring = NULL;
-	con->link = NULL;
-	spin_unlock_irq(&con->lock);
+	return !str_has_prefix(dev->nodename, PVCON_FURTHER);
 }
 
 static int pvcon_probe(struct pvbus_device *dev)
 {
-	int err;
+	int err = is_first(dev) ? open_first(dev) : open_further(dev);
 
-	if (strcmp(dev->nodename, "console") || !link_console_page(dev->link))
-		return -ENODEV;
-	if (pvcon.ring)
-		return -EBUSY;
-
-	pvcon_attach(&pvcon, dev->link);
-	pvcon.hvc = hvc_alloc(PVCON_VTERMNO, 0, &pvcon_ops, PVCON_OUTBUF);
-	if (IS_ERR(pvcon.hvc)) {
-		err = PTR_ERR(pvcon.hvc);
-		goto detach;
-	}
-	err = link_evtchn_claim(dev->link, pvcon.port, pvcon_event, &pvcon);
 	if (err)
-		goto remove;
-	return 0;
-
-remove:
-	hvc_remove(pvcon.hvc);
-detach:
-	pvcon_detach(&pvcon);
-	dev_err(&dev->dev, "no console: error %d\n", err);
+		dev_err(&dev->dev, "no console: error %d\n", err);
 	return err;
 }
 
 static void pvcon_remove(struct pvbus_device *dev)
 {
-	link_evtchn_free(dev->link, pvcon.port);
-	hvc_remove(pvcon.hvc);
-	pvcon_detach(&pvcon);
+	struct pvcon *con = dev_get_drvdata(&dev->dev);
+
+	if (con->port)
+		link_evtchn_free(dev->link, con->port);
+	pvcon_close(con);
+	if (is_first(dev))
+		return;
+	/* The backend lets go of the page before others get its frame. */
+	pvbus_switch_state(dev, XenbusStateClosed);
+	pvbus_wait_closed(dev);
+	link_grant_free(dev->link, &con->page);
+}
+
+static void disconnect(struct pvbus_device *dev, struct pvcon *con)
+{
+	u32 port = con->port;
+
+	if (port) {
+		pvcon_detach(con);
+		link_evtchn_free(dev->link, port);
+	}
+	pvbus_switch_state(dev, XenbusStateClosed);
+}
+
+/*
+ * A backend that waits while we are connected is another one, after the death of
+ * the one that we were connected to. The page has all that matters, and our port
+ * waits to be bound again: so what we have published still holds.
+ */
+static void connect_again(struct pvbus_device *dev)
+{
+	pvbus_switch_state(dev, XenbusStateInitialising);
+	pvbus_switch_state(dev, XenbusStateInitialised);
+}
+
+static void pvcon_otherend_changed(struct pvbus_device *dev,
+				   enum xenbus_state state)
+{
+	struct pvcon *con = dev_get_drvdata(&dev->dev);
+
+	switch (state) {
+	case XenbusStateInitWait:
+		if (dev->state == XenbusStateConnected)
+			connect_again(dev);
+		break;
+	case XenbusStateConnected:
+		if (dev->state == XenbusStateInitialised)
+			pvbus_switch_state(dev, XenbusStateConnected);
+		break;
+	case XenbusStateClosed:
+		/* left from before: it has not seen yet that we are back */
+		if (dev->state == XenbusStateInitialised)
+			break;
+		fallthrough;
+	case XenbusStateClosing:
+		disconnect(dev, con);
+		break;
+	default:
+		break;
+	}
 }
 
 static struct pvbus_driver pvcon_driver = {
@@ -247,10 +179,12 @@ static struct pvbus_driver pvcon_driver = {
 	.type = "console",
 	.probe = pvcon_probe,
 	.remove = pvcon_remove,
+	.otherend_changed = pvcon_otherend_changed,
 };
 
 static int __init pvcon_init(void)
 {
+	pvcon_init_all();
 	return pvbus_register_driver(&pvcon_driver);
 }
 module_init(pvcon_init);
@@ -261,6 +195,6 @@ static void __exit pvcon_exit(void)
 }
 module_exit(pvcon_exit);
 
-MODULE_DESCRIPTION("Paravirtual console over a link");
+MODULE_DESCRIPTION("Paravirtual consoles over a link");
 MODULE_LICENSE("GPL");
 MODULE_ALIAS("pvbus-console");

@@ -47,6 +47,8 @@ struct hv_ops {
 
 struct hvc_struct *hvc_alloc(u32 vtermno, int data, const struct hv_ops *ops,
 			     int outbuf_size);
+/* Reserve the terminal number @index for @vtermno, before hvc_alloc(). */
+int hvc_instantiate(u32 vtermno, int index, const struct hv_ops *ops);
 int hvc_remove(struct hvc_struct *hp);
 int hvc_poll(struct hvc_struct *hp);
 void hvc_kick(void);
