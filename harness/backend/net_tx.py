@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
-from harness.backend.mappings import Mappings
+from harness.backend.net_multicast import MulticastFilter
+from harness.backend.net_ring import Attachment, Slots
 from harness.backend.packet import HEADER_BYTES, MIN_PACKET, find_transport
 from harness.backend.tap import VNET_F_NEEDS_CSUM, VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_HDR
 from harness.host.errors import GuestError
 from harness.hypervisor.events import fence
 from harness.hypervisor.grants import GrantError
 from harness.hypervisor.layout import FRAME_SIZE
-from harness.hypervisor.link import LinkEnd
 from harness.ring.netif import (
     EXTRA,
     EXTRA_FLAG_MORE,
@@ -21,7 +23,6 @@ from harness.ring.netif import (
     SLOTS_MIN,
     TX_ENTRY_SIZE,
     TX_REQUEST,
-    TX_RESPONSE,
     ExtraType,
     Status,
     TxFlags,
@@ -40,43 +41,71 @@ EXTRA_INFO = int(TxFlags.EXTRA_INFO)
 GSO_TYPES = {GSO_TYPE_TCPV4: VNET_GSO_TCPV4, GSO_TYPE_TCPV6: VNET_GSO_TCPV6}
 PLAIN = VNET_HDR.pack(0, VNET_GSO_NONE, 0, 0, 0, 0)
 
-Slot = tuple[int, int, int, int, int]
-"""A TX_REQUEST: grant reference, offset, flags, id, size."""
+REQUESTS = Slots("IHHHH")
+FIELDS = 5
+"""Of a request: grant reference, offset, flags, id, size."""
+RESPONSES = Slots("I8x")
+"""In one number: id, and the status above it; the rest of the slot is written as zeros."""
+NULL = Status.NULL << 16
 
 
 class BadPacket(Exception):
     """This packet cannot be sent; it is answered with an error."""
 
 
+class Extras(NamedTuple):
+    """What the extra info slots of a packet say.
+
+    :ivar gso: size and type.
+    :ivar multicast: changes of the filter: add or delete, and an address.
+    """
+
+    slots: int
+    gso: tuple[int, int] | None
+    multicast: list[tuple[int, bytes]]
+
+
+NO_EXTRAS = Extras(0, None, [])
+
+
 class Transmitter:
     """One transmit ring.
 
-    :param link: where the guest's frames are.
-    :param page: the ring's page.
-    :param port: local port to notify the frontend by.
+    :ivar ring: its indices.
     :param tap: descriptor of a TAP device with VNET_HDR.
+    :param multicast: what the guest changes by dummy packets; None: it has not been offered that.
+    :param sent: called after a round in which something was sent: an answer may come.
     """
 
-    def __init__(self, link: LinkEnd, mappings: Mappings, page: memoryview, port: int, tap: int) -> None:
-        self._link = link
-        self._memory = link.memory
-        self._mappings = mappings
-        self._page = page
-        self._port = port
+    def __init__(
+        self, attachment: Attachment, tap: int, multicast: MulticastFilter | None, sent: Callable[[], None]
+    ) -> None:
+        self.name = attachment.name
+        self.port = attachment.port
+        self.notification = attachment.notification
+        self.ring = BackRing(attachment.page, TX_ENTRY_SIZE, fence)
+        self._events = attachment.link.events
+        self._memory = attachment.link.memory
+        self._mappings = attachment.mappings
         self._tap = tap
-        self._ring = BackRing(page, TX_ENTRY_SIZE, fence)
-        self._waiting = 0
+        self._multicast = multicast
+        self._sent = sent
+        self._slots: tuple[int, ...] = ()
 
     def work(self) -> bool:
         """Send the packets that wait.
 
         :raise GuestError: the ring, or what is in it, is corrupt.
         """
-        self._waiting = self._ring.unconsumed()
-        if not self._waiting:
+        waiting = self.ring.unconsumed()
+        if not waiting:
             return False
-        while self._waiting:
-            self._packet()
+        # From here on only this private copy of the requests is looked at.
+        self._slots = REQUESTS.take(self.ring, waiting)
+        at = 0
+        while at < len(self._slots):
+            at = self._packet(at)
+        self._sent()
         return True
 
     def arm(self) -> bool:
@@ -84,43 +113,57 @@ class Transmitter:
 
         :raise GuestError: the ring is corrupt.
         """
-        return self._ring.final_check()
+        return self.ring.final_check()
 
-    def _next(self) -> int:
-        """Offset of the next slot of a packet."""
-        if not self._waiting:
-            self._waiting = self._ring.unconsumed()
-            if not self._waiting:
+    def _have(self, end: int) -> None:
+        """Have the slots before an index, those of this packet that were published after our last look included."""
+        if end > len(self._slots):
+            self._slots += REQUESTS.take(self.ring, self.ring.unconsumed())
+            if end > len(self._slots):
                 raise GuestError("the last slot of a packet to transmit is missing")
-        self._waiting -= 1
-        return self._ring.take()
 
-    def _packet(self) -> None:
-        page = self._page
-        first: Slot = TX_REQUEST.unpack_from(page, self._next())
-        flags = first[2]
-        gso, extras = self._extras() if flags & EXTRA_INFO else (None, 0)
-        rest = self._rest() if flags & MORE_DATA else []
+    def _packet(self, first: int) -> int:
+        """Send the packet that begins at an index; returns where the next one does."""
+        slots = self._slots
+        rest = first + FIELDS
+        flags = slots[first + 2]
+        extras = NO_EXTRAS
+        if flags & EXTRA_INFO:
+            extras = self._extras(rest)
+            rest += extras.slots * FIELDS
+        end = self._end(rest) if flags & MORE_DATA else rest
         try:
-            status = self._send(first, rest, gso)
+            if extras.multicast:
+                status = self._change(extras.multicast)
+            else:
+                pieces = self._gather(first, rest, end)
+                status = self._send(self._vnet_header(pieces, extras.gso, flags), pieces)
         except (BadPacket, GrantError):
             status = Status.ERROR
         finally:
             self._mappings.release()
-        ring = self._ring
-        TX_RESPONSE.pack_into(page, ring.put(), first[3], status)
-        for _ in range(extras):
-            TX_RESPONSE.pack_into(page, ring.put(), 0, Status.NULL)
-        for slot in rest:
-            TX_RESPONSE.pack_into(page, ring.put(), slot[3], status)
-        if ring.push():
-            self._link.events.send(self._port)
+        self._respond([self._slots[first + 3], *self._slots[rest + 3 : end : FIELDS]], extras.slots, status)
+        return end
 
-    def _extras(self) -> tuple[tuple[int, int] | None, int]:
-        """Take the extra info slots: GSO size and type, if any, and their number."""
-        gso = None
-        for number in range(1, MAX_EXTRAS + 1):
-            kind, flags, content = EXTRA.unpack_from(self._page, self._next())
+    def _respond(self, numbers: list[int], extras: int, status: int) -> None:
+        """Answer a packet's requests, in their order; those that were extra info come second."""
+        if status != Status.OKAY:
+            upper = (status & 0xFFFF) << 16
+            numbers = [number | upper for number in numbers]
+        if extras:
+            numbers[1:1] = [NULL] * extras
+        RESPONSES.put(self.ring, numbers)
+        if self.ring.push():
+            self._events.send(self.port)
+
+    def _extras(self, at: int) -> Extras:
+        """What the extra info slots from an index on say."""
+        gso, multicast = None, []
+        for count in range(1, MAX_EXTRAS + 1):
+            self._have(at + FIELDS)
+            # The same bytes as a request's.
+            kind, flags, content = EXTRA.unpack_from(TX_REQUEST.pack(*self._slots[at : at + FIELDS]))
+            at += FIELDS
             if not ExtraType.NONE < kind <= ExtraType.HASH:
                 raise GuestError(f"a packet to transmit has extra info of type {kind}")
             if kind == ExtraType.GSO:
@@ -128,25 +171,35 @@ class Transmitter:
                 if not size or gso_type not in GSO_TYPES:
                     raise GuestError(f"a packet to transmit has GSO type {gso_type} and size {size}")
                 gso = size, gso_type
+            elif kind != ExtraType.HASH:
+                multicast.append((kind, content))
             if not flags & EXTRA_FLAG_MORE:
-                return gso, number
+                return Extras(count, gso, multicast)
         raise GuestError(f"a packet to transmit has more than {MAX_EXTRAS} extra info slots")
 
-    def _rest(self) -> list[Slot]:
-        """Take the slots of data after the first."""
-        rest: list[Slot] = []
-        flags = MORE_DATA
-        while flags & MORE_DATA:
-            if len(rest) + 1 == MAX_SLOTS:
-                raise GuestError(f"a packet to transmit has more than {MAX_SLOTS} slots")
-            slot: Slot = TX_REQUEST.unpack_from(self._page, self._next())
-            flags = slot[2]
-            rest.append(slot)
-        return rest
+    def _end(self, at: int) -> int:
+        """Where the slots of data that begin at an index end."""
+        for number, flags in enumerate(self._slots[at + 2 : at + FIELDS * (MAX_SLOTS - 1) : FIELDS], 1):
+            if not flags & MORE_DATA:
+                return at + number * FIELDS
+        if len(self._slots) >= at + FIELDS * (MAX_SLOTS - 1):
+            raise GuestError(f"a packet to transmit has more than {MAX_SLOTS} slots")
+        self._have(len(self._slots) + FIELDS)
+        return self._end(at)
 
-    def _send(self, first: Slot, rest: list[Slot], gso: tuple[int, int] | None) -> Status:
-        pieces = self._gather(first, rest)
-        header = self._vnet_header(pieces, gso) if first[2] & CSUM_BLANK or gso else PLAIN
+    def _change(self, changes: list[tuple[int, bytes]]) -> Status:
+        """Change the multicast filter: what a packet with such extra info is for, it has no data."""
+        if self._multicast is None:
+            return Status.ERROR
+        done = True
+        for kind, address in changes:
+            if kind == ExtraType.MCAST_DEL:
+                self._multicast.remove(address)
+            else:
+                done = self._multicast.add(address) and done
+        return Status.OKAY if done else Status.ERROR
+
+    def _send(self, header: bytes, pieces: list[memoryview]) -> Status:
         try:
             os.writev(self._tap, [header, *pieces])
         except BlockingIOError:
@@ -155,34 +208,64 @@ class Transmitter:
             raise BadPacket(error.strerror) from error
         return Status.OKAY
 
-    def _gather(self, first: Slot, rest: list[Slot]) -> list[memoryview]:
-        """The guest's memory that holds the packet, adjacent pieces joined."""
-        size = first[4]
-        if rest:
-            # The first slot tells the size of the whole packet.
-            size -= sum(slot[4] for slot in rest)
-        if first[4] < MIN_PACKET or size < 0 or len(rest) + 1 > SLOTS_MIN:
+    def _gather(self, first: int, rest: int, end: int) -> list[memoryview]:
+        """The guest's memory that holds the packet, adjacent pieces joined.
+
+        :param first: index of the first slot, whose size is that of the whole packet.
+        :param rest: where the other slots begin.
+        """
+        slots = self._slots
+        total = slots[first + 4]
+        sizes = slots[rest + 4 : end : FIELDS]
+        size = total - sum(sizes)
+        if total < MIN_PACKET or size < 0 or len(sizes) >= SLOTS_MIN:
             raise BadPacket("size or number of slots")
+        if not sizes:
+            return self._join(((self._frames((slots[first],), (size,))[0], slots[first + 1], size),))
+        offsets = (slots[first + 1], *slots[rest + 1 : end : FIELDS])
+        sizes = (size, *sizes)
+        frames = self._frames((slots[first], *slots[rest:end:FIELDS]), sizes)
+        if sizes[:-1].count(FRAME_SIZE) == len(sizes) - 1 and sizes[-1] <= FRAME_SIZE and not any(offsets):
+            # Whole frames, which most often lie side by side.
+            begin = frames[0]
+            if frames == list(range(begin, begin + len(frames))):
+                return [self._memory[begin * FRAME_SIZE : begin * FRAME_SIZE + total]]
+        return self._join(zip(frames, offsets, sizes, strict=True))
+
+    def _frames(self, refs: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
+        """The frames behind grant references; a slot without bytes need not have one."""
+        kept = self._mappings.kept
+        try:
+            return [kept[ref].frame for ref in refs]
+        except KeyError:
+            return [
+                self._mappings.map(ref, write=False).frame if size else 0 for ref, size in zip(refs, sizes, strict=True)
+            ]
+
+    def _join(self, parts: Iterable[tuple[int, int, int]]) -> list[memoryview]:
+        """The pieces of memory that parts of frames are: frame, offset, size of each."""
         memory = self._memory
         pieces: list[memoryview] = []
         start = end = 0
-        for ref, offset, length in [(first[0], first[1], size), *((slot[0], slot[1], slot[4]) for slot in rest)]:
-            if offset + length > FRAME_SIZE:
-                raise GuestError(f"a slot of a packet to transmit crosses its frame: {length} bytes at {offset}")
-            if not length:
+        for frame, offset, size in parts:
+            if offset + size > FRAME_SIZE:
+                raise GuestError(f"a slot of a packet to transmit crosses its frame: {size} bytes at {offset}")
+            if not size:
                 continue
-            begin = self._mappings.map(ref, write=False).frame * FRAME_SIZE + offset
+            begin = frame * FRAME_SIZE + offset
             if begin != end:
                 if end:
                     pieces.append(memory[start:end])
                 start = begin
-            end = begin + length
+            end = begin + size
         pieces.append(memory[start:end])
         return pieces
 
     @staticmethod
-    def _vnet_header(pieces: list[memoryview], gso: tuple[int, int] | None) -> bytes:
+    def _vnet_header(pieces: list[memoryview], gso: tuple[int, int] | None, flags: int) -> bytes:
         """What is left to do for a packet without checksum, or larger than the MTU."""
+        if not gso and not flags & CSUM_BLANK:
+            return PLAIN
         header = bytes(pieces[0][:HEADER_BYTES])
         for piece in pieces[1:]:
             if len(header) == HEADER_BYTES:

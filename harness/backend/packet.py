@@ -30,6 +30,40 @@ class Transport(NamedTuple):
     """Of what follows the header."""
 
 
+class Flow(NamedTuple):
+    """Who a packet is from and for, as hashes want it: source and destination in a row."""
+
+    ipv6: bool
+    addresses: bytes
+    tcp_ports: bytes
+    """Empty unless it is TCP, and no fragment."""
+
+
+def find_flow(header: bytes) -> Flow | None:
+    """Find addresses and ports.
+
+    :param header: a private copy of the begin of the packet.
+    :return: None when it is not IP, or incomplete.
+    """
+    try:
+        kind, start = _network(header)
+        if kind not in (IPV4, IPV6) or header[start] >> 4 != (4 if kind == IPV4 else 6):
+            return None
+    except IndexError:
+        return None
+    ipv6 = kind == IPV6
+    first, length = (start + 8, 32) if ipv6 else (start + 12, 8)
+    addresses = header[first : first + length]
+    if len(addresses) < length:
+        return None
+    try:
+        protocol, start = _ipv6(header, start) if ipv6 else _ipv4(header, start)
+    except IndexError:
+        protocol = 0
+    ports = header[start : start + 4] if protocol == TCP else b""
+    return Flow(ipv6, addresses, ports if len(ports) == 4 else b"")
+
+
 def find_transport(header: bytes) -> Transport | None:
     """Find the TCP or UDP header.
 
@@ -52,6 +86,30 @@ def find_transport(header: bytes) -> Transport | None:
     if not start + shortest <= transport.end <= len(header):
         return None
     return transport
+
+
+def is_ipv6(header: bytes) -> bool:
+    """Whether this is the begin of an IPv6 packet."""
+    try:
+        return _network(header)[0] == IPV6
+    except IndexError:
+        return False
+
+
+def finish_checksum(packet: memoryview, start: int, offset: int) -> None:
+    """Complete a checksum whose field holds the sum of the pseudo header: what a card does that takes blank ones.
+
+    :param start: of the transport header, whose bytes to the packet's end the sum is about.
+    :param offset: of the field, from there. Nothing is done if it lies outside.
+    """
+    field = start + offset
+    if field + 2 > len(packet):
+        return
+    # The ones' complement sum of big-endian 16-bit words is the number that they make, modulo 0xFFFF; an odd byte at
+    # the end is the high one of its word.
+    covered = int.from_bytes(packet[start:], "big") << (8 if (len(packet) - start) % 2 else 0)
+    # This is never 0, which would mean in UDP that there is no checksum.
+    packet[field : field + 2] = (0xFFFF - covered % 0xFFFF).to_bytes(2, "big")
 
 
 def _network(header: bytes) -> tuple[int, int]:

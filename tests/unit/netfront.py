@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import select
-import struct
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,12 +14,14 @@ from harness.backend.network_client import NetworkClient
 from harness.backend.tap import VNET_HDR, set_offload
 from harness.bus import toolstack
 from harness.bus.devices import Device
+from harness.bus.features import NetFeatures, Notification, Notifications
 from harness.bus.xenbus import XenbusState
 from harness.host.deadline import Deadline
 from harness.hypervisor.events import fence
 from harness.ring.netif import (
     EXTRA,
     EXTRA_GSO,
+    EXTRA_HASH,
     RX_ENTRY_SIZE,
     RX_REQUEST,
     RX_RESPONSE,
@@ -33,13 +34,14 @@ from harness.ring.netif import (
 )
 from harness.ring.ring import FrontRing
 from tests.unit.backend_guest import DOMID, SECONDS, Guest
+from tests.unit.net_packets import MAC
 
 FRAMES = 24
 NOT_GRANTED = 4095
-MAC = bytes.fromhex("00163e000001")
-PEER_MAC = bytes.fromhex("00163e0000ff")
 
 OFFLOADS = {"feature-sg": 1, "feature-gso-tcpv4": 1, "feature-gso-tcpv6": 1, "feature-ipv6-csum-offload": 1}
+
+DEFAULTS = NetFeatures()
 
 _numbers = itertools.count()
 
@@ -51,34 +53,31 @@ class Received:
     data: bytes
     flags: int
     gso: tuple[int, int] | None
+    hash: tuple[int, int, int] | None
+    """Its type, algorithm and value."""
     statuses: list[int]
     frames: list[int]
     """What it took, by index: to be offered again."""
 
 
-class NetFront:
-    """Two rings, and frames for each, which stay granted.
+class Queue:
+    """Two rings, and frames for each, which stay granted."""
 
-    :param offers: nodes about features, such as ``OFFLOADS``.
-    """
-
-    def __init__(self, guest: Guest, device: Device, *, split: bool, offers: dict[str, int]) -> None:
+    def __init__(self, guest: Guest, device: Device, *, split: bool) -> None:
         self.guest = guest
         self.device = device
         self._granted: list[tuple[int, int]] = []
-        self.tx, self.tx_ref = self._ring(TX_ENTRY_SIZE)
-        self.rx, self.rx_ref = self._ring(RX_ENTRY_SIZE)
+        self.tx, tx_ref = self._ring(TX_ENTRY_SIZE)
+        self.rx, rx_ref = self._ring(RX_ENTRY_SIZE)
         self.tx_frames, self.tx_refs = self._pool(readonly=True)
         self.rx_frames, self.rx_refs = self._pool(readonly=False)
         self.tx_port = guest.end.events.alloc_unbound()
         self.rx_port = guest.end.events.alloc_unbound() if split else self.tx_port
         ports = {"event-channel-tx": self.tx_port, "event-channel-rx": self.rx_port}
         self.nodes: dict[str, object] = {
-            "tx-ring-ref": self.tx_ref,
-            "rx-ring-ref": self.rx_ref,
-            "request-rx-copy": 1,
+            "tx-ring-ref": tx_ref,
+            "rx-ring-ref": rx_ref,
             **(ports if split else {"event-channel": self.tx_port}),
-            **offers,
         }
         self._next_id = 0
         self._posted: deque[int] = deque()
@@ -96,18 +95,8 @@ class NetFront:
         pool = [self._grant(readonly=readonly) for _ in range(FRAMES)]
         return [self.guest.memory(frame) for frame, _ in pool], [ref for _, ref in pool]
 
-    def connect(self) -> NetFront:
-        self.guest.wait_for_backend(self.device, XenbusState.INIT_WAIT)
-        self.guest.write(self.device.frontend, self.nodes)
-        # As Linux's netfront: straight to Connected.
-        self.guest.switch(self.device, XenbusState.CONNECTED)
-        self.guest.wait_for_backend(self.device, XenbusState.CONNECTED)
-        return self
-
-    def close(self) -> None:
-        """Close the device; the backend must let go of everything we gave it."""
-        self.guest.switch(self.device, XenbusState.CLOSED)
-        self.guest.wait_for_backend(self.device, XenbusState.CLOSED)
+    def take_back(self) -> None:
+        """Take back what was given to the backend, which must have let go of it."""
         for frame, ref in self._granted:
             self.guest.take_back(frame, ref)
         for port in {self.tx_port, self.rx_port}:
@@ -185,7 +174,7 @@ class NetFront:
 
     def receive(self) -> Received:
         """Wait for the next packet."""
-        data, gso, first_flags = b"", None, -1
+        data, gso, hashed, first_flags = b"", None, None, -1
         statuses: list[int] = []
         frames: list[int] = []
         flags = int(RxFlags.MORE_DATA)
@@ -199,14 +188,53 @@ class NetFront:
                 data += bytes(self.rx_frames[index][offset : offset + status])
             if first_flags == -1:
                 first_flags = flags
-            if flags & RxFlags.EXTRA_INFO:
+            more = flags & RxFlags.EXTRA_INFO
+            while more:
                 entry, index = self._response()
                 frames.append(index)
                 kind, more, content = EXTRA.unpack_from(self.rx.memory, entry)
-                assert (kind, more) == (ExtraType.GSO, 0)
-                size, gso_type, _ = EXTRA_GSO.unpack(content)
-                gso = size, gso_type
-        return Received(data, first_flags, gso, statuses, frames)
+                if kind == ExtraType.GSO:
+                    size, gso_type, _ = EXTRA_GSO.unpack(content)
+                    gso = size, gso_type
+                else:
+                    assert kind == ExtraType.HASH
+                    hashed = EXTRA_HASH.unpack(content)
+        return Received(data, first_flags, gso, hashed, statuses, frames)
+
+
+class NetFront(Queue):
+    """A network card: its first queue, and what concerns it as a whole.
+
+    :ivar queues: all of them, this one first.
+    :param offers: nodes about features, such as ``OFFLOADS``.
+    """
+
+    def __init__(self, guest: Guest, device: Device, *, split: bool, offers: dict[str, int], queues: int = 1) -> None:
+        super().__init__(guest, device, split=split)
+        self.queues: list[Queue] = [self, *(Queue(guest, device, split=split) for _ in range(queues - 1))]
+        if queues > 1:
+            self.nodes = {
+                f"queue-{number}/{name}": value
+                for number, queue in enumerate(self.queues)
+                for name, value in queue.nodes.items()
+            }
+            self.nodes["multi-queue-num-queues"] = queues
+        self.nodes |= {"request-rx-copy": 1, **offers}
+
+    def connect(self) -> NetFront:
+        self.guest.wait_for_backend(self.device, XenbusState.INIT_WAIT)
+        self.guest.write(self.device.frontend, self.nodes)
+        # As Linux's netfront: straight to Connected.
+        self.guest.switch(self.device, XenbusState.CONNECTED)
+        self.guest.wait_for_backend(self.device, XenbusState.CONNECTED)
+        return self
+
+    def close(self) -> None:
+        """Close the device; the backend must let go of everything we gave it."""
+        self.guest.switch(self.device, XenbusState.CLOSED)
+        self.guest.wait_for_backend(self.device, XenbusState.CLOSED)
+        for queue in self.queues:
+            queue.take_back()
 
 
 class Peer:
@@ -233,48 +261,43 @@ class Peer:
 
 
 @contextmanager
-def connected(guest: Guest, *, split: bool = True, offers: dict[str, int] | None = None) -> Iterator[NetFront]:
-    """A network card and a frontend that uses it; in the end the backend must let go of all the frontend gave it."""
-    device = toolstack.add_vif(guest.store, DOMID, next(_numbers), "00:16:3e:00:00:01", "br0")
-    front = NetFront(guest, device, split=split, offers=OFFLOADS if offers is None else offers).connect()
-    yield front
-    front.close()
+def card(
+    guest: Guest,
+    *,
+    mtu: int = 1500,
+    features: NetFeatures = DEFAULTS,
+    notification: Notification = Notification.ADAPTIVE,
+) -> Iterator[Device]:
+    """A network card that the toolstack has made."""
+    device = toolstack.add_vif(
+        guest.store,
+        DOMID,
+        next(_numbers),
+        "00:16:3e:00:00:01",
+        "br0",
+        mtu=mtu,
+        features=features,
+        notifications=Notifications(backend=notification),
+    )
+    yield device
     guest.store.rm(device.backend)
     guest.store.rm(device.frontend)
 
 
-# ---- packets -------------------------------------------------------------------------------------------------------
-
-
-def checksum(data: bytes) -> int:
-    """The Internet checksum."""
-    total: int = sum(struct.unpack(f">{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
-
-
-def ethernet(payload: bytes, kind: int = 0x0800, source: bytes = MAC, target: bytes = PEER_MAC) -> bytes:
-    return target + source + struct.pack(">H", kind) + payload
-
-
-def ipv4(payload: bytes, protocol: int, source: str = "10.77.0.200", target: str = "10.77.0.201") -> bytes:
-    addresses = b"".join(bytes(map(int, address.split("."))) for address in (source, target))
-    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0) + addresses
-    return header[:10] + struct.pack(">H", checksum(header)) + header[12:] + payload
-
-
-def pseudo_header(payload: bytes, protocol: int, source: str = "10.77.0.200", target: str = "10.77.0.201") -> bytes:
-    addresses = b"".join(bytes(map(int, address.split("."))) for address in (source, target))
-    return addresses + struct.pack(">BBH", 0, protocol, len(payload))
-
-
-def tcp(data: bytes) -> bytes:
-    """A segment whose checksum covers the pseudo header only, as a stack leaves it to the card."""
-    segment = struct.pack(">HHIIBBHHH", 1000, 2000, 1, 1, 5 << 4, 0x18, 65535, 0, 0) + data
-    partial = ~checksum(pseudo_header(segment, 6)) & 0xFFFF
-    return segment[:16] + struct.pack(">H", partial) + segment[18:]
-
-
-def tcp_packet(data: bytes, *, source: bytes = MAC, target: bytes = PEER_MAC) -> bytes:
-    return ethernet(ipv4(tcp(data), 6), source=source, target=target)
+@contextmanager
+def connected(
+    guest: Guest,
+    *,
+    split: bool = True,
+    offers: dict[str, int] | None = None,
+    queues: int = 1,
+    mtu: int = 1500,
+    features: NetFeatures = DEFAULTS,
+    notification: Notification = Notification.ADAPTIVE,
+) -> Iterator[NetFront]:
+    """A card and a frontend that uses it; in the end the backend must let go of all the frontend gave it."""
+    with card(guest, mtu=mtu, features=features, notification=notification) as device:
+        offers = OFFLOADS if offers is None else offers
+        front = NetFront(guest, device, split=split, offers=offers, queues=queues).connect()
+        yield front
+        front.close()

@@ -21,20 +21,8 @@ from harness.bus.xenbus import XenbusState
 from harness.host.errors import HostError
 from harness.ring.netif import GSO_TYPE_TCPV4, RxFlags, Status, TxFlags
 from tests.unit.backend_guest import DOMID, Guest, domain_below
-from tests.unit.netfront import (
-    FRAMES,
-    MAC,
-    OFFLOADS,
-    PEER_MAC,
-    NetFront,
-    Peer,
-    checksum,
-    connected,
-    ethernet,
-    ipv4,
-    pseudo_header,
-    tcp_packet,
-)
+from tests.unit.net_packets import MAC, PEER_MAC, checksum, ethernet, ipv4, pseudo_header, tcp_packet
+from tests.unit.netfront import FRAMES, OFFLOADS, NetFront, Peer, connected
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 CSUM = TxFlags.CSUM_BLANK | TxFlags.DATA_VALIDATED
@@ -81,7 +69,7 @@ def test_what_the_backend_publishes(guest: Guest, front: NetFront) -> None:
     for feature in (*OFFLOADS, "feature-rx-copy", "feature-split-event-channels"):
         assert guest.backend_node(front.device, feature) == "1"
     assert guest.backend_node(front.device, "hotplug-status") == "connected"
-    assert guest.backend_node(front.device, "multi-queue-max-queues") == "1"
+    assert guest.backend_node(front.device, "multi-queue-max-queues") == "8"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +80,9 @@ def test_what_the_backend_publishes(guest: Guest, front: NetFront) -> None:
         ({"rx-ring-ref": "x"}, "rx-ring-ref"),
         ({"event-channel-rx": 9999}, "event-channel-rx"),
         ({"multi-queue-num-queues": 0}, "multi-queue-num-queues"),
-        ({"multi-queue-num-queues": 2}, "multi-queue-num-queues"),
+        ({"multi-queue-num-queues": 9}, "multi-queue-num-queues"),
+        ({"multi-queue-num-queues": "two"}, "multi-queue-num-queues"),
+        ({"multi-queue-num-queues": 2}, "queue-0/tx-ring-ref is missing"),
         ({"feature-sg": "yes"}, "feature-sg"),
     ],
 )
@@ -188,7 +178,7 @@ def test_a_large_packet_comes_in_whole(front: NetFront, peer: Peer) -> None:
 
 
 def test_a_large_packet_is_cut_for_a_frontend_that_takes_none(guest: Guest, peer: Peer) -> None:
-    with connected(guest, offers={}) as front:
+    with connected(guest, offers={"feature-no-csum-offload": 1}) as front:
         front.post(range(FRAMES))
         packet = tcp_packet(BULK[:20_000], source=PEER_MAC, target=MAC)
         peer.send(packet, VNET_HDR.pack(VNET_F_NEEDS_CSUM, VNET_GSO_TCPV4, 54, MSS, 34, 16))

@@ -22,7 +22,8 @@ from harness.ring.netif import (
 )
 from harness.ring.ring import REQ_PROD
 from tests.unit.backend_guest import Guest, domain_below
-from tests.unit.netfront import NOT_GRANTED, NetFront, Peer, connected, ethernet, tcp_packet
+from tests.unit.net_packets import ethernet, tcp_packet
+from tests.unit.netfront import NOT_GRANTED, NetFront, Peer, connected
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 CSUM, MORE, EXTRA = int(TxFlags.CSUM_BLANK), int(TxFlags.MORE_DATA), int(TxFlags.EXTRA_INFO)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.backend.packet import HEADER_BYTES, Transport, find_transport
-from tests.unit.netfront import ethernet, ipv4
+from tests.unit.net_packets import ethernet, ipv4
 
 TCP = bytes(12) + bytes([5 << 4]) + bytes(7)
 TCP_WITH_OPTIONS = bytes(12) + bytes([15 << 4]) + bytes(47)
