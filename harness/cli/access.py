@@ -52,7 +52,10 @@ def add_parsers(verbs: Subparsers) -> None:
 
     verb = verbs.add_parser("console", help="a guest's console; Ctrl-] leaves")
     add_name(verb)
-    verb.add_argument("-t", "--type", choices=("serial", "pv"), default="serial", help="default: %(default)s")
+    verb.add_argument("-t", "--type", choices=("serial", "pv"), help="default: serial")
+    verb.add_argument(
+        "-n", "--console", type=int, metavar="N", help="which of the paravirtual consoles; the first one is 0"
+    )
     verb.set_defaults(run=_console)
 
 
@@ -117,8 +120,11 @@ def _resize(channel: paramiko.Channel) -> None:
 
 
 def _console(arguments: argparse.Namespace) -> None:
+    kind = arguments.type or ("serial" if arguments.console is None else "pv")
+    if kind == "serial" and arguments.console is not None:
+        raise UsageError("-n chooses among the paravirtual consoles", hint="leave -n out, or say -t pv")
     domain = remote.find(arguments.name)
-    with domain.open_console(arguments.type) as stream:
+    with domain.open_console(kind, arguments.console or 0) as stream:
         say(f"The console of domain {domain.name}. Ctrl-] leaves; Enter brings a prompt.")
         if not terminal.attach(stream):
             say(f"\nThe console of domain {domain.name} has ended.")

@@ -134,9 +134,17 @@ class ControlServer:
         which = request.get("which", str)
         if which not in CONSOLES:
             raise UsageError(f"there is no console {which!r}; expected one of {', '.join(CONSOLES)}")
-        console = self._domain.console if which == "serial" else self._domain.pv_console
+        console = self._domain.console if which == "serial" else self._pv_console(request.get("number", int))
         messages.send(connection, {})
         loop.run(serve_console(console, connection))
+
+    def _pv_console(self, number: int) -> ConsoleLog:
+        consoles = self._domain.pv_consoles
+        if not 0 <= number < len(consoles):
+            raise UsageError(
+                f"domain {self._domain.name} has no console {number}", hint=f"its last one is {len(consoles) - 1}"
+            )
+        return consoles[number]
 
     def _ssh(self, request: Message, connection: socket.socket) -> None:
         if self._domain.state is not DomainState.RUNNING:

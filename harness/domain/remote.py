@@ -82,14 +82,16 @@ class RemoteDomain:
             self._ask(connection, "destroy")
             _wait_for_end(connection)
 
-    def open_console(self, which: str) -> socket.socket:
+    def open_console(self, which: str, number: int = 0) -> socket.socket:
         """A stream that is the console.
 
         :param which: ``serial`` or ``pv``.
+        :param number: of the paravirtual console.
+        :raise UsageError: it has no such console.
         """
         connection = self._connect()
         try:
-            self._ask(connection, "console", which=which)
+            self._ask(connection, "console", which=which, number=number)
         except BaseException:
             connection.close()
             raise

@@ -34,6 +34,7 @@ class FakeDomain:
         self.state = DomainState.RUNNING
         self.parts = SimpleNamespace(record=record)
         self.calls: list[Any] = []
+        self.has_pv_consoles = False
         self.release = threading.Event()
         self.asker: socket.socket | None = None
         self.console = loop.run(self._make_console(console_log))
@@ -45,8 +46,10 @@ class FakeDomain:
         return ConsoleLog(log)
 
     @property
-    def pv_console(self) -> ConsoleLog:
-        raise UsageError("it has none", hint="take the other")
+    def pv_consoles(self) -> list[ConsoleLog]:
+        if not self.has_pv_consoles:
+            raise UsageError("it has none", hint="take the other")
+        return [self.console]
 
     def execute(self, argv: list[str], *, stdin: bytes, timeout: float, asker: socket.socket) -> Completed:
         self.calls.append((argv, stdin, timeout))
@@ -165,11 +168,16 @@ def test_the_console_becomes_a_stream(domain: FakeDomain, client: RemoteDomain) 
     ours.close()
 
 
-def test_consoles_that_are_not_there(client: RemoteDomain) -> None:
+def test_consoles_that_are_not_there(domain: FakeDomain, client: RemoteDomain) -> None:
     with pytest.raises(UsageError, match="it has none\ntake the other"):
         client.open_console("pv")
     with pytest.raises(UsageError, match="no console 'vnc'; expected one of serial, pv"):
         client.open_console("vnc")
+    domain.has_pv_consoles = True
+    client.open_console("pv", 0).close()
+    for number in (1, -1):
+        with pytest.raises(UsageError, match=f"has no console {number}\nits last one is 0"):
+            client.open_console("pv", number)
 
 
 def test_ssh_hands_over_the_connection_and_the_keys(domain: FakeDomain, client: RemoteDomain) -> None:
