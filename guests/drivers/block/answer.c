@@ -149,14 +149,15 @@ static blk_status_t status_of(const struct blkif_response *rsp)
 	}
 }
 
-/* Whatever is in flight has been answered with an error. Under the lock. */
-static void give_up(struct pvblk_ring *ring, struct request **done)
+/* Whatever is in flight has been answered so. Under the lock. */
+void pvblk_answer_all(struct pvblk_ring *ring, blk_status_t status,
+		      struct request **done)
 {
 	u32 id;
 
 	for (id = 0; id < ring->nr_slots; id++)
 		if (pvblk_slot(ring, id)->rq)
-			pvblk_answer_part(ring, id, BLK_STS_IOERR, done);
+			pvblk_answer_part(ring, id, status, done);
 }
 
 /* This ring stops at once, the others when the work item has begun. */
@@ -167,8 +168,9 @@ static void cheated(struct pvblk_ring *ring, struct request **done,
 
 	WRITE_ONCE(info->broken, true);
 	info->complaint_value = value;
+	/* The complaint comes with its value. */
 	smp_store_release(&info->complaint, complaint);
-	give_up(ring, done);
+	pvblk_answer_all(ring, BLK_STS_IOERR, done);
 	queue_work(system_long_wq, &info->work);
 }
 
@@ -351,71 +353,4 @@ int pvblk_poll(struct blk_mq_hw_ctx *hctx, struct io_comp_batch *iob)
 	    READ_ONCE(ring->front.rsp_cons))
 		return 0;
 	return reap(ring, iob);
-}
-
-/* ---- the end ----------------------------------------------------------- */
-
-void pvblk_break(struct pvblk *info)
-{
-	unsigned long flags;
-	u32 i;
-
-	for (i = 0; i < info->nr_pools; i++) {
-		struct pvblk_ring *ring = &info->rings[i];
-		struct request *done = NULL;
-
-		spin_lock_irqsave(&ring->lock, flags);
-		WRITE_ONCE(info->broken, true);
-		give_up(ring, &done);
-		spin_unlock_irqrestore(&ring->lock, flags);
-		pvblk_finish(done, NULL);
-	}
-	WRITE_ONCE(info->broken, true);
-}
-
-static void withdraw_ring(struct pvblk_ring *ring)
-{
-	struct request *outstanding = NULL, *rq;
-	struct pvblk_request *pr;
-	unsigned long flags;
-	u32 id;
-
-	spin_lock_irqsave(&ring->lock, flags);
-	ring->connected = false;
-	for (id = 0; id < ring->nr_slots; id++)
-		if (pvblk_slot(ring, id)->rq)
-			pvblk_answer_part(ring, id, BLK_STS_OK, &outstanding);
-	for (rq = outstanding; rq; rq = pr->next) {
-		pr = blk_mq_rq_to_pdu(rq);
-		pvblk_release(ring, rq);
-	}
-	ring->starved = false;
-	spin_unlock_irqrestore(&ring->lock, flags);
-	while ((rq = outstanding)) {
-		pr = blk_mq_rq_to_pdu(rq);
-		outstanding = pr->next;
-		blk_mq_requeue_request(rq, false);
-	}
-}
-
-/*
- * The backend has died: what it has not answered goes back to the block layer,
- * which sends it again when the queue starts. The queue is stopped meanwhile, and
- * no event comes any more.
- *
- * No order has to be kept among these requests, not even around a flush. A flush
- * covers the writes that were complete when it was issued; and whoever wants a
- * write covered waits for its end before. So all the writes that a lost flush has
- * to cover were answered by the old backend: their data is in the image, whose
- * host outlives the backend, and the flush that is sent again makes it durable
- * there, whichever process wrote it. A write that is still outstanding beside the
- * flush is in nobody's debt. A request may also be done twice: all of them give
- * the same result again, because nobody can have been told to build on the first.
- */
-void pvblk_withdraw(struct pvblk *info)
-{
-	u32 i;
-
-	for (i = 0; i < info->nr_pools; i++)
-		withdraw_ring(&info->rings[i]);
 }

@@ -3,7 +3,7 @@
  * A blkif frontend: state.c follows the XenBus states, disk.c owns the gendisk,
  * feature.c reads what the backend offers, ring.c sets up what is shared with it,
  * pool.c hands out parts of that to requests, queue.c sends requests, answer.c
- * takes responses, and statistics.c counts.
+ * takes responses, recover.c sees to those that do not come, statistics.c counts.
  */
 #ifndef _PVBLK_H
 #define _PVBLK_H
@@ -111,7 +111,11 @@ struct pvblk_ring {
 	u32 nr_used_slots;
 	u16 free_slots;			/* chain */
 
-	u32 idle_spins;			/* in a row, see wait_for_response() */
+	/* How requests come, and whether waiting for them pays: see queue.c. */
+	u32 alone;
+	u32 probe;
+	bool spun;
+	u32 idle_spins;
 	u32 skip_spins;
 	struct pvblk_counts counts;
 };
@@ -198,10 +202,12 @@ int pvblk_poll(struct blk_mq_hw_ctx *hctx, struct io_comp_batch *iob);
 void pvblk_complete(struct request *rq);
 void pvblk_answer_part(struct pvblk_ring *ring, u16 slot, blk_status_t status,
 		       struct request **done);
+void pvblk_answer_all(struct pvblk_ring *ring, blk_status_t status,
+		      struct request **done);
 void pvblk_finish(struct request *done, struct io_comp_batch *iob);
 void pvblk_hold_off(struct pvblk_ring *ring, bool looking);
 
-/* Fail whatever is in flight and whatever will come. */
+/* recover.c: fail whatever is in flight and whatever will come. */
 void pvblk_break(struct pvblk *info);
 
 /* Stop using the rings; what is in flight will be sent again. */

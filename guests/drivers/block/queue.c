@@ -8,6 +8,8 @@
 #define SPIN_US		50
 #define SPIN_BYTES	16384	/* beyond this, copying overlaps waiting */
 #define MAX_SKIP	256
+#define ALONE		8	/* requests in a row that found an empty ring */
+#define PROBE		32	/* one in so many is not waited for */
 
 /* Which ring serves a queue: fewer than queues once a backend was reborn. */
 struct pvblk_ring *pvblk_ring_of(struct blk_mq_hw_ctx *hctx)
@@ -147,25 +149,28 @@ static void fill_part(struct pvblk_ring *ring, struct request *rq, u16 id)
 /* ---- sending ----------------------------------------------------------- */
 
 /*
- * Wait a moment for any response. When that was in vain several times (a slow
- * disk, a busy host), most requests do not wait until it pays again.
+ * When waiting was in vain several times (a slow disk, a busy host), most requests
+ * are not waited for until it pays again.
  */
+static bool worth_a_spin(struct pvblk_ring *ring)
+{
+	if (ring->info->notification == LINK_POLL || !ring->skip_spins)
+		return true;
+	ring->skip_spins--;
+	return false;
+}
+
+/* Wait a moment for any response. */
 static void wait_for_response(struct pvblk_ring *ring)
 {
 	cycles_t start = get_cycles(), limit = (u64)tsc_khz * SPIN_US / 1000;
 	u32 cons = READ_ONCE(ring->front.rsp_cons);
 
-	if (ring->skip_spins) {
-		ring->skip_spins--;
-		return;
-	}
 	ring->counts.spins++;
 	while (READ_ONCE(ring->front.sring->rsp_prod) == cons) {
 		cpu_relax();
 		if (get_cycles() - start > limit) {
 			ring->counts.spins_in_vain++;
-			if (ring->info->notification == LINK_POLL)
-				return;
 			ring->idle_spins = min(2 * ring->idle_spins + 1,
 					       (u32)MAX_SKIP);
 			ring->skip_spins = ring->idle_spins - 1;
@@ -195,20 +200,35 @@ static void push(struct pvblk_ring *ring, bool spin)
 }
 
 /*
- * A small request on its own is waited for, since a backend that polls answers
- * before an interrupt could arrive. Beside others, or when it is large, it is not:
- * then we only take what has been answered meanwhile.
+ * Does whoever sends requests wait for each? That cannot be seen while we wait for
+ * them ourselves, as the ring is always empty then: so a few are not waited for.
+ */
+static bool comes_alone(struct pvblk_ring *ring)
+{
+	bool alone = READ_ONCE(ring->in_flight) == 1;
+
+	if (!ring->spun)
+		ring->alone = alone ? min(ring->alone + 1, (u32)ALONE) : 0;
+	return alone && ring->alone == ALONE && ++ring->probe % PROBE;
+}
+
+/*
+ * A small request that comes alone is waited for, since a backend that polls
+ * answers before an interrupt could arrive. Otherwise we only take what has been
+ * answered meanwhile, and the submitter goes on to the next.
  */
 static void send(struct pvblk_ring *ring, bool small)
 {
 	bool event = ring->info->notification == LINK_EVENT;
-	bool spin = small && !event && !ring->polled &&
-		    READ_ONCE(ring->in_flight) == 1;
+	bool spin = false;
 
+	if (!event && !ring->polled)
+		spin = comes_alone(ring) && small && worth_a_spin(ring);
+	ring->spun = spin;
 	push(ring, spin);
 	if (spin)
 		wait_for_response(ring);
-	if (spin || (!event && !ring->polled))
+	if (!event && !ring->polled)
 		pvblk_reap(ring);
 }
 

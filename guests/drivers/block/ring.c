@@ -7,10 +7,16 @@
 #include <linux/slab.h>
 #include "pvblk.h"
 
-/* Frames that the pools of one disk share: 8 MiB. */
-#define DISK_FRAMES	2048
+/* A disk takes no more than this part of the free frames for its pools, ... */
+#define SHARE_OF_LINK	8
 
-/* A pool of so many has room for the largest request, however it is split. */
+/* ... which have at most so many: 4 MiB. */
+#define MAX_FRAMES	1024
+
+/*
+ * A pool of so many has room for the largest request, however it is split. There
+ * is no queue for polled requests without that: see PVBLK_MAX_BYTES.
+ */
 #define FULL_FRAMES	288
 
 /* With fewer than these there is no disk. */
@@ -75,25 +81,31 @@ void pvblk_unshare(struct pvblk *info)
 
 /* ---- for a new disk ---------------------------------------------------- */
 
-/* A queue for each CPU, and one more for polled requests if there may be. */
+/*
+ * A queue for each CPU, and one more for polled requests, as far as the backend
+ * has queues, and the link room for a pool for each beside those of other disks.
+ */
 static struct plan make_plan(struct pvblk *info)
 {
+	u32 share = link_grant_room(info->link) / SHARE_OF_LINK;
+	u32 pools = max(share / FULL_FRAMES, 1U);
 	struct pvblk_features *f = &info->features;
 	struct plan plan = { .order = f->ring_order };
 
-	plan.nr_default = min3(num_online_cpus(), f->nr_queues,
+	plan.nr_default = min3(num_online_cpus(), min(f->nr_queues, pools),
 			       (u32)PVBLK_MAX_DEFAULT_RINGS);
-	plan.nr_poll = min(f->nr_queues - plan.nr_default, f->nr_poll_queues);
-	plan.frames = max(DISK_FRAMES / (plan.nr_default + plan.nr_poll),
-			  (u32)FULL_FRAMES);
+	plan.nr_poll = min3(f->nr_queues - plan.nr_default,
+			    pools - plan.nr_default, f->nr_poll_queues);
+	plan.frames = clamp_t(u32, share / (plan.nr_default + plan.nr_poll),
+			      MIN_FRAMES, MAX_FRAMES);
 	return plan;
 }
 
-/* The link is full: ask for less, beginning with what is missed least. */
+/* No run of frames is long enough: ask for less, least missed first. */
 static bool lower_plan(struct plan *plan)
 {
 	if (plan->frames > FULL_FRAMES)
-		plan->frames = max(plan->frames / 2, (u32)FULL_FRAMES);
+		plan->frames = FULL_FRAMES;
 	else if (plan->nr_poll)
 		plan->nr_poll = 0;
 	else if (plan->nr_default > 1)

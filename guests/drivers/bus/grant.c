@@ -109,6 +109,18 @@ int link_grant_alloc(struct link *link, u32 nr, u16 flags,
 }
 EXPORT_SYMBOL_GPL(link_grant_alloc);
 
+u32 link_grant_room(struct link *link)
+{
+	struct link_grants *g = &to_bus_link(link)->grants;
+	u32 used;
+
+	spin_lock(&g->lock);
+	used = bitmap_weight(g->used, g->limit);
+	spin_unlock(&g->lock);
+	return g->limit - g->first - used;
+}
+EXPORT_SYMBOL_GPL(link_grant_room);
+
 bool link_grant_in_use(struct link *link, const struct link_grant *grant)
 {
 	struct link_grants *g = &to_bus_link(link)->grants;

@@ -124,6 +124,9 @@ int link_grant_alloc(struct link *link, u32 nr, u16 flags,
  */
 void link_grant_free(struct link *link, struct link_grant *grant);
 
+/* How many frames are free. Adjacent ones may be fewer. */
+u32 link_grant_room(struct link *link);
+
 /* Is any frame of the run mapped by the other end just now? */
 bool link_grant_in_use(struct link *link, const struct link_grant *grant);
 
