@@ -14,16 +14,22 @@
 #include <linux/slab.h>
 #include "evtchn.h"
 
-/* So many events without work in this time are a storm, ... */
-#define STORM_EVENTS	256
+/*
+ * So many events without work in this time are a storm, and so many are one that
+ * goes on after a pause, unless enough of the events did bring work.
+ */
+#define STORM_EVENTS	64
+#define STORM_AGAIN	4
 #define STORM_JIFFIES	DIV_ROUND_UP(HZ, 10)
-/* ... unless this part of the events did bring work. */
-#define STORM_RATIO	16
+#define STORM_RATIO	4
+
+/* Jiffies: what it may cost an honest end that has only been unlucky. */
+#define LONGEST_PAUSE	DIV_ROUND_UP(HZ, 4)
 
 /* Count an event; for how many jiffies are there to be no more, if not 0? */
 static unsigned int throttle_count(struct link_throttle *t, bool useful)
 {
-	unsigned int pause;
+	unsigned int storm, pause;
 
 	if (time_after(jiffies, t->since + STORM_JIFFIES)) {
 		t->since = jiffies;
@@ -35,10 +41,11 @@ static unsigned int throttle_count(struct link_throttle *t, bool useful)
 		t->useful++;
 		return 0;
 	}
-	if (++t->idle < STORM_EVENTS || t->idle / STORM_RATIO < t->useful)
+	storm = t->order ? STORM_AGAIN : STORM_EVENTS;
+	if (++t->idle < max(storm, t->useful * STORM_RATIO))
 		return 0;
-	pause = min(1U << t->order, (unsigned int)HZ);
-	if (pause < HZ)
+	pause = min(1U << t->order, (unsigned int)LONGEST_PAUSE);
+	if (pause < LONGEST_PAUSE)
 		t->order++;
 	/* If it goes on right after the pause, the next one is longer. */
 	t->since = jiffies + pause;
