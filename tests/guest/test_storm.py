@@ -43,7 +43,7 @@ while True:
 """An end that rings, whether the port is masked or not."""
 
 MOST_INTERRUPTS = 700
-"""Per second of the guest's time: fewer than 64 in a tenth of a second are no storm yet, and the work itself needs some.
+"""Per second of the guest's time: fewer than 64 in a tenth of a second are no storm yet, and the work needs some.
 A storm that is not throttled brings thousands, as far as the host is free to send them."""
 
 
