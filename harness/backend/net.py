@@ -35,6 +35,8 @@ class NetDevice:
     :param network: gives the connection to the private network, made when it is first needed.
     """
 
+    adjusted = ("request-multicast-control",)
+
     def __init__(
         self, name: str, device: BackendDevice, link: LinkEnd, loop: Loop, network: Callable[[], NetworkClient]
     ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from typing import Protocol, TypeVar, runtime_checkable
@@ -134,6 +134,22 @@ class Resizable(Protocol):
         """
 
 
+@runtime_checkable
+class Adjustable(Protocol):
+    """A kind of device whose frontend may change its mind about something while it is connected.
+
+    :ivar adjusted: the names of the frontend's nodes that say so.
+    """
+
+    adjusted: Sequence[str]
+
+    def refresh(self, frontend: str) -> None:
+        """Look at these nodes.
+
+        :raise HarnessError: what the frontend has written there cannot be; the device is closed with that text.
+        """
+
+
 RESIZE = "resize"
 """The node in which the toolstack asks a backend, with ``1``, to look at its size; it answers with ``0``."""
 
@@ -169,9 +185,10 @@ class BackendDevice:
         self._backend = make(self)
 
     @property
-    def watched(self) -> tuple[str, str]:
-        """The nodes to watch: the frontend's state, and the toolstack's wish for a new size."""
-        return f"{self.frontend}/state", f"{self.path}/{RESIZE}"
+    def watched(self) -> tuple[str, ...]:
+        """The nodes to watch: what the frontend may change, its state first, and the toolstack's wish for a new size."""
+        wishes = self._backend.adjusted if isinstance(self._backend, Adjustable) else ()
+        return f"{self.frontend}/state", f"{self.path}/{RESIZE}", *(f"{self.frontend}/{name}" for name in wishes)
 
     def start(self) -> None:
         """Publish the features and wait for the frontend, taking over what a predecessor has left."""
@@ -184,6 +201,7 @@ class BackendDevice:
     def frontend_changed(self) -> None:
         """Look at the frontend's state and do what follows from it; does nothing when nothing has changed."""
         self._resize()
+        self._refresh()
         state = read_state(self.store, self.frontend)
         if state != XenbusState.CONNECTED:
             self._orphaned = False
@@ -251,6 +269,13 @@ class BackendDevice:
         except (HarnessError, OSError) as error:
             self._report(error)
         self._switch(self.state, {**nodes, RESIZE: "0"}, again=True)
+
+    def _refresh(self) -> None:
+        if self.state == XenbusState.CONNECTED and isinstance(self._backend, Adjustable):
+            try:
+                self._backend.refresh(self.frontend)
+            except HarnessError as error:
+                self.fail(error)
 
     def _switch(self, state: XenbusState, nodes: Mapping[str, str] | None = None, *, again: bool = False) -> None:
         self.state = state
