@@ -186,7 +186,7 @@ class BackendDevice:
 
     @property
     def watched(self) -> tuple[str, ...]:
-        """The nodes to watch: what the frontend may change, its state first, and the toolstack's wish for a new size."""
+        """The nodes to watch: what the frontend may change, its state first, and the toolstack's wish for a size."""
         wishes = self._backend.adjusted if isinstance(self._backend, Adjustable) else ()
         return f"{self.frontend}/state", f"{self.path}/{RESIZE}", *(f"{self.frontend}/{name}" for name in wishes)
 
