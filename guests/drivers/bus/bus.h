@@ -5,6 +5,7 @@
 
 #include <linux/mutex.h>
 #include <linux/pci.h>
+#include <linux/semaphore.h>
 #include <linux/spinlock.h>
 #include <xen/interface/io/xs_wire.h>
 #include "link.h"
@@ -55,6 +56,7 @@ struct store {
 
 	struct mutex lock;		/* one request at a time */
 	struct xsd_sockmsg request;
+	struct semaphore transactions;	/* that drivers may still begin */
 
 	spinlock_t reply_lock;		/* the next two */
 	bool waiting;			/* for the answer to @request */

@@ -12,6 +12,12 @@
 #define ASK_AGAIN	HZ
 #define GIVE_UP		(30 * HZ)
 
+/*
+ * So many at a time are of drivers, of the ten that the store allows a domain: the
+ * drivers of many devices begin at once, and programs want some, too.
+ */
+#define TRANSACTIONS	4
+
 static void break_store(struct store *store, const char *why)
 {
 	if (!store->broken)
@@ -344,6 +350,7 @@ int store_start(struct bus_link *bl)
 	store->port = bl->store_port;
 	init_waitqueue_head(&store->wait);
 	mutex_init(&store->lock);
+	sema_init(&store->transactions, TRANSACTIONS);
 	spin_lock_init(&store->reply_lock);
 	spin_lock_init(&store->watch_lock);
 	INIT_LIST_HEAD(&store->watches);

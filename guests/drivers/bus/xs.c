@@ -154,20 +154,31 @@ unsigned int pvbus_read_unsigned(struct link *link, const char *dir,
 }
 EXPORT_SYMBOL_GPL(pvbus_read_unsigned);
 
-int pvbus_transaction_start(struct link *link, struct pvbus_transaction *t)
+static int start_transaction(struct store *store, struct pvbus_transaction *t)
 {
 	const struct store_part nothing = { "", 1 };
 	char *body;
 	u32 len;
 	int err;
 
-	body = store_request(store_of(link), XS_TRANSACTION_START, 0, &nothing,
-			     1, &len);
+	body = store_request(store, XS_TRANSACTION_START, 0, &nothing, 1, &len);
 	if (IS_ERR(body))
 		return PTR_ERR(body);
 	err = kstrtou32(body, 10, &t->id);
 	kfree(body);
 	return err || !t->id ? -EIO : 0;
+}
+
+int pvbus_transaction_start(struct link *link, struct pvbus_transaction *t)
+{
+	struct store *store = store_of(link);
+	int err;
+
+	down(&store->transactions);
+	err = start_transaction(store, t);
+	if (err)
+		up(&store->transactions);
+	return err;
 }
 EXPORT_SYMBOL_GPL(pvbus_transaction_start);
 
@@ -175,10 +186,14 @@ int pvbus_transaction_end(struct link *link, struct pvbus_transaction t,
 			  bool abort)
 {
 	const struct store_part verdict = { abort ? "F" : "T", 2 };
+	struct store *store = store_of(link);
 	u32 len;
+	int err;
 
-	return finish(store_request(store_of(link), XS_TRANSACTION_END, t.id,
-				    &verdict, 1, &len));
+	err = finish(store_request(store, XS_TRANSACTION_END, t.id, &verdict, 1,
+				   &len));
+	up(&store->transactions);
+	return err;
 }
 EXPORT_SYMBOL_GPL(pvbus_transaction_end);
 
