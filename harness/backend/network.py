@@ -26,10 +26,9 @@ DEVICE_NAME = re.compile(r"[a-z][a-z0-9._-]{0,14}")
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
 SOCKETS = {
-    "stream": (socket.AF_INET, socket.SOCK_STREAM, 0),
-    "stream6": (socket.AF_INET6, socket.SOCK_STREAM, 0),
-    "dgram": (socket.AF_INET, socket.SOCK_DGRAM, 0),
-    "icmp": (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+    "stream": (socket.SOCK_STREAM, 0),
+    "dgram": (socket.SOCK_DGRAM, 0),
+    "icmp": (socket.SOCK_RAW, socket.IPPROTO_ICMP),
 }
 
 Value = TypeVar("Value")
@@ -160,7 +159,7 @@ class Guest:
         kind = _field(request, "kind", str)
         if kind not in SOCKETS:
             raise UsageError(f"{kind!r} is no kind of socket: expected one of {', '.join(SOCKETS)}")
-        return {}, [socket.socket(*SOCKETS[kind]).detach()]
+        return {}, [socket.socket(socket.AF_INET, *SOCKETS[kind]).detach()]
 
     def _give_namespace(self, _request: Request) -> Answer:
         return {}, self._namespace.descriptors()

@@ -24,7 +24,6 @@ REPLY_SECONDS = 30.0
 
 KINDS = {
     (socket.AF_INET, socket.SOCK_STREAM): "stream",
-    (socket.AF_INET6, socket.SOCK_STREAM): "stream6",
     (socket.AF_INET, socket.SOCK_DGRAM): "dgram",
     (socket.AF_INET, socket.SOCK_RAW): "icmp",
 }
@@ -109,7 +108,7 @@ class NetworkClient:
         self._request("remove-tap", name=name)
 
     def socket(self, family: socket.AddressFamily, kind: socket.SocketKind) -> socket.socket:
-        """A socket that lives in the private network: IPv4 stream, datagram, or raw (ICMP), or IPv6 stream."""
+        """A socket that lives in the private network: IPv4 stream, datagram, or raw (ICMP)."""
         name = KINDS.get((family, kind))
         if name is None:
             raise ValueError(f"the private network has no sockets of {family.name} and {kind.name}")
