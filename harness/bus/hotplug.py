@@ -38,6 +38,11 @@ def remove_device(store: StoreClient, device: Device, deadline: Deadline) -> Non
         closing, and with its nodes.
     """
     wait_for_state(store, device.backend, _CLOSED, deadline)
+    forget(store, device)
+
+
+def forget(store: StoreClient, device: Device) -> None:
+    """Remove the nodes of a device, whatever its ends make of that."""
     reports = [error_path(path) for path in (device.frontend, device.backend)]
     _remove(store, [device.frontend, device.backend, device.toolstack, *reports])
 

@@ -26,11 +26,12 @@ from harness.machine.command_line import Machine, MachineDisk, MachineLink, Mach
 from harness.machine.qemu import QemuProcess
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parts:
     """What a domain consists of once its QEMU exists, with its processors not yet running.
 
-    :param network: connection to the private network; None if the domain has no card.
+    :param disks: those it has now, also those that were attached later; likewise the cards.
+    :param network: connection to the private network; None as long as the domain has had no card.
     :param paravirtual: link, store nodes and backend; None in an unmodified guest.
     :param console: our end of the guest's first serial port.
     :param agent: our end of its second.
@@ -40,6 +41,7 @@ class Parts:
     accelerator: Accelerator
     record: Record
     logs: Path
+    disks: list[AttachedDisk]
     network: NetworkClient | None
     cards: list[AttachedNetwork]
     paravirtual: Paravirtual | None
@@ -92,7 +94,7 @@ def assemble(
     stack.callback(qemu.child.kill)
     claim.record.pids["qemu"] = qemu.child.pid
     claim.record.write()
-    return Parts(image, chosen, claim.record, log, network, cards, paravirtual, qemu, console[0], agent[0])
+    return Parts(image, chosen, claim.record, log, attached, network, cards, paravirtual, qemu, console[0], agent[0])
 
 
 def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
@@ -135,11 +137,11 @@ def _machine_networks(
     record: Record, client: NetworkClient | None, cards: Sequence[AttachedNetwork], handed_over: ExitStack
 ) -> tuple[MachineNetwork, ...]:
     found = []
-    for number, one in enumerate(cards):
+    for one in cards:
         if client is None or one.network.model == "pv":
             continue
         # xl calls the ports of emulated cards so, to tell them from those of the split driver.
-        tap = client.tap(f"vif{record.domid}.{number}-emu", vnet_hdr=one.network.model == "virtio")
+        tap = client.tap(f"vif{record.domid}.{one.number}-emu", vnet_hdr=one.network.model == "virtio")
         handed_over.callback(os.close, tap)
         found.append(MachineNetwork(one.network.model, one.lease.mac, tap))
     return tuple(found)

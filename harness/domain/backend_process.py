@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -27,17 +27,20 @@ class BackendProcess:
     :param module: what Python runs as the process.
     :param log: its log.
     :param consoles: descriptors of the domain's consoles, which the caller keeps open.
+    :param leases: on the images of its disks.
     :raise HarnessError: it cannot be started.
     """
 
-    def __init__(self, link: Link, record: Record, *, module: str, log: Path, consoles: Sequence[int]) -> None:
+    def __init__(
+        self, link: Link, record: Record, *, module: str, log: Path, consoles: Sequence[int], leases: Iterable[Lease]
+    ) -> None:
         self._link = link
         self._record = record
         self._module = module
         self._log = log
         self._consoles = consoles
         self._lock = threading.Lock()
-        self._leases: dict[str, Lease] = {}
+        self._leases = {str(lease.path): lease for lease in leases}
         self._locks: LockSender | None = None
         self._keeper = Keeper(self._start, self._restarted)
         record.pids["backend"] = self._keeper.first.pid

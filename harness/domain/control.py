@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from harness.domain import messages
+from harness.domain.definition_settings import disk_of, network_of
 from harness.domain.domain import SSH_PORT, Domain
 from harness.domain.life import DomainState
 from harness.domain.messages import Message
@@ -49,6 +50,11 @@ class ControlServer:
             "destroy": self._destroy,
             "console": self._console,
             "ssh": self._ssh,
+            "attach-disk": self._attach_disk,
+            "detach-disk": self._detach_disk,
+            "resize-disk": self._resize_disk,
+            "attach-network": self._attach_network,
+            "detach-network": self._detach_network,
         }
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(domain.parts.record.control_socket))
@@ -145,6 +151,29 @@ class ControlServer:
                 f"domain {self._domain.name} has no console {number}", hint=f"its last one is {len(consoles) - 1}"
             )
         return consoles[number]
+
+    def _attach_disk(self, request: Message, connection: socket.socket) -> None:
+        self._domain.attach_disk(disk_of(request.texts("settings")), asker=connection)
+        messages.send(connection, {})
+
+    def _detach_disk(self, request: Message, connection: socket.socket) -> None:
+        timeout, force = request.seconds("timeout"), request.get("force", bool)
+        self._domain.detach_disk(request.get("target", str), force=force, timeout=timeout)
+        messages.send(connection, {})
+
+    def _resize_disk(self, request: Message, connection: socket.socket) -> None:
+        size = None if request.fields.get("size") is None else request.get("size", int)
+        size = self._domain.resize_disk(request.get("target", str), size, asker=connection)
+        messages.send(connection, {"size": size})
+
+    def _attach_network(self, request: Message, connection: socket.socket) -> None:
+        card = self._domain.attach_network(network_of(request.texts("settings")), asker=connection)
+        messages.send(connection, {"number": card.number, "mac": card.lease.mac, "address": card.lease.address})
+
+    def _detach_network(self, request: Message, connection: socket.socket) -> None:
+        timeout, force = request.seconds("timeout"), request.get("force", bool)
+        self._domain.detach_network(request.get("which", str), force=force, timeout=timeout)
+        messages.send(connection, {})
 
     def _ssh(self, request: Message, connection: socket.socket) -> None:
         if self._domain.state is not DomainState.RUNNING:

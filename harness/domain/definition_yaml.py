@@ -133,16 +133,23 @@ class Value:
         """The value as a number of bytes within bounds, written as ``512MiB``, ``1GiB`` or a plain number of bytes."""
         expected = f"a size such as {format_size(max(low, 256 << 20))}"
         text = self.text(expected)
-        match = _SIZE.fullmatch(text)
-        if match is None or match[2] not in SIZE_UNITS:
+        size = parse_size(text)
+        if size is None:
             raise self.error(f"found {_shorten(text)}", expected=f"{expected} (units: {', '.join(SIZE_UNITS)[2:]})")
-        size = int(match[1]) * SIZE_UNITS[match[2]]
         if not low <= size <= high:
             bounds = f"{format_size(low)} to {format_size(high)}"
             raise self.error(f"{text} is {size} bytes", expected=bounds)
         if size % multiple:
             raise self.error(f"{size} bytes is no multiple of {format_size(multiple)}")
         return size
+
+
+def parse_size(text: str) -> int | None:
+    """The number of bytes that ``512MiB``, ``1GiB`` or a plain number says; None for other text."""
+    match = _SIZE.fullmatch(text)
+    if match is None or match[2] not in SIZE_UNITS:
+        return None
+    return int(match[1]) * SIZE_UNITS[match[2]]
 
 
 def format_size(size: int) -> str:

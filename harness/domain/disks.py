@@ -15,10 +15,21 @@ from harness.host.errors import GuestError, HostError
 
 @dataclass(frozen=True)
 class AttachedDisk:
-    """A disk of the definition and the image behind it."""
+    """A disk of the definition and the image behind it.
+
+    :param shared: the lease belongs to somebody else, who goes on with it.
+    """
 
     disk: Disk
     lease: Lease
+    shared: bool = False
+
+    def release(self) -> None:
+        """Give up a disk that nobody uses any more; a scratch image goes, too."""
+        if not self.shared:
+            self.lease.release()
+        if self.disk.path is None:
+            self.lease.path.unlink(missing_ok=True)
 
 
 def attach(
@@ -36,11 +47,11 @@ def attach(
     for disk in disks:
         path = disk.path if disk.path is not None else _make(scratch / f"{disk.target}.img", disk.size or 0)
         if shared_lease is not None and path.samefile(shared_lease.path):
-            attached.append(AttachedDisk(disk, shared_lease))
+            attached.append(AttachedDisk(disk, shared_lease, shared=True))
         else:
-            lease = Lease(path, readonly=disk.readonly)
-            stack.callback(lease.release)
-            attached.append(AttachedDisk(disk, lease))
+            one = AttachedDisk(disk, Lease(path, readonly=disk.readonly))
+            stack.callback(one.lease.release)
+            attached.append(one)
     return attached
 
 

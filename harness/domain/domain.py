@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
-from harness.domain import disks
+from harness.backend.network_client import NetworkClient
+from harness.domain import disks, networks
+from harness.domain.definition import Disk, Network
+from harness.domain.devices import Devices
 from harness.domain.life import DomainLife, DomainState
+from harness.domain.networks import AttachedNetwork
 from harness.guest.completed import Completed
 from harness.guest.ssh import SshClient
 from harness.host.deadline import Deadline
 from harness.host.errors import UsageError
 from harness.host.interruption import cut
+from harness.machine import loop
 
 EXECUTE_SECONDS = 60.0
 SSH_SECONDS = 60.0
 SSH_PORT = 22
+ATTACH_SECONDS = 60.0
+DETACH_SECONDS = 10.0
+"""What a guest gets to let go of a device; one that is in use it keeps for as long as it likes."""
+
+ANY_CARD = Network("pv")
 
 
 class Domain(DomainLife):
@@ -95,10 +106,10 @@ class Domain(DomainLife):
     def device(self, target: str) -> str:
         """The guest's device file of a disk.
 
-        :param target: of the disk in the definition.
+        :param target: of the disk, as in the definition.
         :raise UsageError: the domain has no such disk.
         """
-        disk = next((disk for disk in self.definition.disks if disk.target == target), None)
+        disk = next((one.disk for one in self.parts.disks if one.disk.target == target), None)
         if disk is None:
             raise UsageError(f"domain {self.name} has no disk {target}")
         if disk.model == "ide":
@@ -106,3 +117,91 @@ class Domain(DomainLife):
         if disk.model == "virtio":
             return disks.virtio_device(target, self.execute(disks.LIST_VIRTIO_DISKS).check().text)
         return f"/dev/{target}"
+
+    # -- devices that come and go, of paravirtual domains --------------------------------------------------------------
+
+    def attach_disk(self, disk: Disk, *, timeout: float = ATTACH_SECONDS, asker: socket.socket | None = None) -> None:
+        """Plug a disk in; returns when the guest has it, as :meth:`device` tells. When this fails, nothing is left.
+
+        :param asker: as for :meth:`execute`.
+        :raise UsageError: the image or the target is in use, or of no use.
+        :raise HostError: the backend cannot serve the disk; says why.
+        """
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"attaching {disk.target} to domain {self.name}")
+        self._plugs.attach_disk(disk, deadline, partial(self._wanted_by, asker))
+
+    def detach_disk(self, target: str, *, force: bool = False, timeout: float = DETACH_SECONDS) -> None:
+        """Unplug a disk, and give its image free.
+
+        :param force: take it away from the guest also while it is in use there.
+        :raise GuestError: after ``timeout`` seconds the guest is still using it. It goes when the guest lets go of it.
+        """
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"detaching {target} from domain {self.name}")
+        self._plugs.detach_disk(target, deadline, force=force)
+
+    def resize_disk(
+        self,
+        target: str,
+        size: int | None = None,
+        *,
+        timeout: float = ATTACH_SECONDS,
+        asker: socket.socket | None = None,
+    ) -> int:
+        """Let a disk grow, its image first; the guest sees that while it uses the disk. Returns the size in bytes.
+
+        :param size: bytes; None for the size that the image has got by other means.
+        :raise UsageError: it is no size for this disk, or less than it has.
+        """
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"resizing {target} of domain {self.name}")
+        return self._plugs.resize_disk(target, size, deadline, partial(self._wanted_by, asker))
+
+    def attach_network(
+        self, network: Network = ANY_CARD, *, timeout: float = ATTACH_SECONDS, asker: socket.socket | None = None
+    ) -> AttachedNetwork:
+        """Plug a network card in; returns when the guest has it and has given it its address.
+
+        :raise HostError: there is no private network to be had, or the MAC address is in use.
+        """
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"attaching a network card to domain {self.name}")
+
+        def configure(card: AttachedNetwork) -> None:
+            self._running.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
+
+        wanted = partial(self._wanted_by, asker)
+        return self._plugs.attach_network(network, self._join_network, configure, deadline, wanted)
+
+    def detach_network(self, which: str, *, force: bool = False, timeout: float = DETACH_SECONDS) -> None:
+        """Unplug a network card; as :meth:`detach_disk`.
+
+        :param which: its MAC address or its number.
+        """
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"detaching card {which} from domain {self.name}")
+        self._plugs.detach_network(which, deadline, force=force)
+
+    @property
+    def _plugs(self) -> Devices:
+        if self._devices is None:
+            raise UsageError(f"domain {self.name} is {self.state}")
+        return self._devices
+
+    def _join_network(self) -> NetworkClient:
+        """The private network, which a domain without cards has not joined yet."""
+        parts = self.parts
+        if parts.network is None:
+            parts.network = self._stack.enter_context(NetworkClient.connect())
+            loop.get().call_soon_threadsafe(self._running.watch_network, parts.network)
+        return parts.network
+
+    @contextmanager
+    def _wanted_by(self, asker: socket.socket | None, interrupt: Callable[[], object]) -> Iterator[None]:
+        """Wait for the guest inside for as long as it is all right, and somebody wants that.
+
+        :param asker: a connection; when its peer hangs up, the wait is interrupted.
+        """
+        with self._running.watched(interrupt), loop.on_hang_up(asker, interrupt):
+            yield

@@ -115,6 +115,34 @@ class Lease:
                 hint="end that domain (harness list), use a copy, or attach the image with readonly: true in both",
             ) from None
 
+    def measure(self) -> int:
+        """The size in bytes that the image has now; :attr:`size` is what it was at first.
+
+        :raise UsageError: it is none that a disk can have.
+        """
+        return _size(self.descriptors[-1], self.path)
+
+    def grow(self, size: int) -> None:
+        """Make the image at least so large.
+
+        :param size: bytes.
+        :raise UsageError: it cannot grow.
+        :raise HostError: the host has no room for it.
+        """
+        if self.measure() >= size:
+            return
+        if self.block_device:
+            raise UsageError(
+                f"{self.path} is a block device of {self.measure()} bytes, which only its owner can make larger",
+                hint="make it larger on the host, such as with lvextend, and then resize the disk without a size",
+            )
+        if self.readonly:
+            raise UsageError(f"{self.path} cannot grow: it is attached read-only, and others may have it, too")
+        try:
+            os.ftruncate(self.descriptors[-1], size)
+        except OSError as error:
+            raise HostError(f"{self.path} cannot grow to {size} bytes: {error.strerror}") from error
+
     def release(self) -> None:
         while self.descriptors:
             os.close(self.descriptors.pop())

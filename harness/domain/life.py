@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from qemu.qmp import QMPError
-
 from harness.backend import launch as backend_launch
 from harness.backend.network_client import NetworkClient
 from harness.domain import networks
 from harness.domain.assembly import Parts, assemble
 from harness.domain.definition import Definition
+from harness.domain.devices import Devices
 from harness.domain.leases import Lease
 from harness.domain.session import QUIT_SECONDS, Session
 from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
-from harness.host.errors import GuestGone, HarnessError, UsageError
+from harness.host.errors import HarnessError, UsageError
 from harness.image.build import BuiltImage
 from harness.machine import loop
 from harness.machine.accelerator import Accelerator
@@ -77,6 +75,7 @@ class DomainLife:
         self._stack = ExitStack()
         self._parts: Parts | None = None
         self._session: Session | None = None
+        self._devices: Devices | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -190,6 +189,7 @@ class DomainLife:
                 self._stack,
             )
             self._log_directory = self._parts.logs
+            self._devices = Devices(self.name, self._parts)
             self._parts.record.addresses = self.addresses
             self._set_state(DomainState.STARTING)
             loop.run(self._connect(self._parts))
@@ -259,15 +259,7 @@ class DomainLife:
 
     def end(self) -> None:
         """Have QEMU end at once, which whoever is in :meth:`wait_end` hears of; the domain is still to be destroyed."""
-        loop.run(self._end(self.parts))
-
-    async def _end(self, parts: Parts) -> None:
-        self._running.monitor.expect_end()
-        with suppress(GuestGone, QMPError, TimeoutError):
-            async with asyncio.timeout(QUIT_SECONDS):
-                await parts.qemu.execute("quit")
-                await parts.qemu.wait_exit()
-        parts.qemu.child.kill()
+        loop.run(self._running.end())
 
     def destroy(self) -> None:
         """End it at once and remove all of it but its logs. May be called in any state, and again."""

@@ -65,6 +65,13 @@ class Message:
             raise UsageError(f"{key} is empty, or not a list of strings")
         return values
 
+    def texts(self, key: str) -> dict[str, str]:
+        """An object whose values are strings."""
+        values = self.get(key, dict)
+        if not all(isinstance(value, str) for value in values.values()):
+            raise UsageError(f"{key} is no object of strings")
+        return values
+
     def close(self) -> None:
         """Close the descriptors that nobody has taken."""
         while self.descriptors:

@@ -12,10 +12,14 @@ from harness.domain.definition import Network
 
 @dataclass(frozen=True)
 class AttachedNetwork:
-    """A network card of the definition, with the MAC and the address it got."""
+    """A network card of the definition, with the MAC and the address it got.
+
+    :param number: tells it from the other cards of the domain.
+    """
 
     network: Network
     lease: Lease
+    number: int
 
 
 def attach(networks: Sequence[Network], stack: ExitStack) -> tuple[NetworkClient | None, list[AttachedNetwork]]:
@@ -27,7 +31,9 @@ def attach(networks: Sequence[Network], stack: ExitStack) -> tuple[NetworkClient
     if not networks:
         return None, []
     client = stack.enter_context(NetworkClient.connect())
-    return client, [AttachedNetwork(network, client.lease(network.mac)) for network in networks]
+    return client, [
+        AttachedNetwork(network, client.lease(network.mac), number) for number, network in enumerate(networks)
+    ]
 
 
 # QEMU's NE2000 drops frames when its receive ring of eight is full, and does not say so. The stock driver takes nine

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import uuid
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,15 +13,14 @@ from typing import Self
 from harness.backend.network_client import NetworkClient
 from harness.bus import toolstack
 from harness.bus.devices import Device
-from harness.bus.nodes import read_or_none
-from harness.bus.xenbus import XenbusState, error_path, read_state, wait_for_state
 from harness.domain.backend_process import BackendProcess
+from harness.domain.connecting import wait_connected
 from harness.domain.definition import Definition
 from harness.domain.disks import AttachedDisk
 from harness.domain.networks import AttachedNetwork
 from harness.domain.records import Record
 from harness.host.deadline import Deadline
-from harness.host.errors import DeadlineExpired, GuestSilent, HostError
+from harness.host.errors import HostError
 from harness.host.interruption import Guard
 from harness.hypervisor.link import Link
 from harness.image.build import BuiltImage
@@ -54,34 +53,41 @@ class Paravirtual:
         backend: str,
     ) -> None:
         self._stack = ExitStack()
+        self._own_stores: set[StoreClient] = set()
         try:
             self.link = self._stack.enter_context(Link.create(record.domid))
             self.store = self._stack.enter_context(StoreClient.connect())
             toolstack.add_domain(self.store, record.domid, self.link, _description(definition, image))
             self._stack.callback(self._remove_domain, record.domid)
-            self.devices = _devices(self.store, record.domid, self.link, definition.consoles, disks, networks)
+            self._devices = _devices(self.store, record.domid, self.link, definition.consoles, disks, networks)
             self.consoles, theirs = self._make_consoles(definition.consoles)
             self.backend = self._stack.enter_context(
-                BackendProcess(self.link, record, module=backend, log=logs / "backend.log", consoles=theirs)
+                BackendProcess(
+                    self.link,
+                    record,
+                    module=backend,
+                    log=logs / "backend.log",
+                    consoles=theirs,
+                    leases=[one.lease for one in disks],
+                )
             )
-            for one in disks:
-                self.backend.hold(one.lease)
         except BaseException:
             self._stack.close()
             raise
 
     def wait_connected(self, deadline: Deadline, guard: Guard) -> None:
-        """Wait until every disk and network interface is connected at both ends.
+        """Wait until every device that the domain had at its start is connected; see :func:`wait_connected`."""
+        wait_connected(self._devices, deadline, guard)
 
-        :param guard: cuts the waiting short.
-        :raise HostError: a backend gave up on its device; says why.
-        :raise GuestSilent: a device did not get that far; says how far.
-        """
-        # A connection of its own, since closing it is what ends the waiting; our other one keeps the domain's nodes.
-        with StoreClient.connect() as store, guard(store.close):
-            for device in self.devices:
-                for path in (device.backend, device.frontend):
-                    _wait_connected(store, device, path, deadline)
+    @contextmanager
+    def own_store(self) -> Iterator[StoreClient]:
+        """A connection to wait for events on, which ends with the domain."""
+        with StoreClient.connect() as store:
+            self._own_stores.add(store)
+            try:
+                yield store
+            finally:
+                self._own_stores.discard(store)
 
     def _make_consoles(self, count: int) -> tuple[list[socket.socket], list[int]]:
         """A socket pair for each console: our ends, and the descriptors of those that any backend process gets."""
@@ -99,6 +105,8 @@ class Paravirtual:
 
     def close(self) -> None:
         """Stop the backend and remove the domain from the store."""
+        for store in list(self._own_stores):
+            store.close()
         self._stack.close()
 
     def __enter__(self) -> Self:
@@ -108,27 +116,6 @@ class Paravirtual:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _wait_connected(store: StoreClient, device: Device, path: str, deadline: Deadline) -> None:
-    """Wait until the end of a device at ``path`` is connected."""
-    problem = f"the {device.kind} {device.devid} of domain {device.domid} did not connect: {path} is"
-    try:
-        reached = wait_for_state(store, path, _DECIDED, deadline)
-    except DeadlineExpired as error:
-        found = f"{read_state(store, path).name.lower()}{_reason(store, path)}"
-        raise GuestSilent(f"{problem} {found}; {error.what}") from error
-    if reached != XenbusState.CONNECTED:
-        raise HostError(f"{problem} {reached.name.lower()}{_reason(store, path)}", hint="see: harness store ls")
-
-
-def _reason(store: StoreClient, path: str) -> str:
-    """What an end of a device has reported, if anything."""
-    report = read_or_none(store, error_path(path))
-    return f": {report.decode(errors='replace')}" if report else ""
-
-
-_DECIDED = frozenset({XenbusState.CONNECTED, XenbusState.CLOSING, XenbusState.CLOSED})
 
 
 def _description(definition: Definition, image: BuiltImage) -> toolstack.Description:
@@ -156,7 +143,7 @@ def _devices(
     return [
         *(toolstack.add_further_console(store, domid, number) for number in range(1, consoles)),
         *(add_disk(store, domid, one) for one in disks),
-        *(add_network(store, domid, number, one) for number, one in enumerate(networks)),
+        *(add_network(store, domid, one) for one in networks),
     ]
 
 
@@ -176,13 +163,13 @@ def add_disk(store: StoreClient, domid: int, one: AttachedDisk) -> Device:
     )
 
 
-def add_network(store: StoreClient, domid: int, devid: int, one: AttachedNetwork) -> Device:
+def add_network(store: StoreClient, domid: int, one: AttachedNetwork) -> Device:
     """Write the nodes of a network interface."""
     card = one.network
     return toolstack.add_vif(
         store,
         domid,
-        devid,
+        one.number,
         one.lease.mac,
         NetworkClient.bridge,
         mtu=card.mtu,

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.domain import logs, messages, records
-from harness.domain.domain import SSH_SECONDS
+from harness.domain.definition_settings import Settings
+from harness.domain.domain import DETACH_SECONDS, SSH_SECONDS
 from harness.domain.life import SHUTDOWN_SECONDS
 from harness.domain.messages import Message
 from harness.domain.records import Record
@@ -37,6 +38,8 @@ def find(name: str) -> RemoteDomain:
 
 class RemoteDomain:
     """The domain of a record. Its methods are those of :class:`harness.domain.domain.Domain`, and raise the same.
+
+    Only what is to be attached comes as text: it is the owner who looks at the image.
 
     Every call makes a connection of its own, so that any number of threads may use it.
 
@@ -81,6 +84,35 @@ class RemoteDomain:
         with self._connect() as connection:
             self._ask(connection, "destroy")
             _wait_for_end(connection)
+
+    def attach_disk(self, settings: Settings) -> None:
+        """Plug a disk in.
+
+        :param settings: what the disk shall be, see :mod:`harness.domain.definition_settings`; paths are absolute.
+        """
+        with self._connect() as connection:
+            self._ask(connection, "attach-disk", settings=dict(settings))
+
+    def detach_disk(self, target: str, *, force: bool = False, timeout: float = DETACH_SECONDS) -> None:
+        with self._connect() as connection:
+            self._ask(connection, "detach-disk", target=target, force=force, timeout=timeout)
+
+    def resize_disk(self, target: str, size: int | None = None) -> int:
+        with self._connect() as connection:
+            return self._ask(connection, "resize-disk", target=target, size=size).get("size", int)
+
+    def attach_network(self, settings: Settings) -> tuple[int, str, str]:
+        """Plug a network card in; returns its number, its MAC address and its IPv4 address.
+
+        :param settings: what the card shall be, as for :meth:`attach_disk`.
+        """
+        with self._connect() as connection:
+            answer = self._ask(connection, "attach-network", settings=dict(settings))
+        return answer.get("number", int), answer.get("mac", str), answer.get("address", str)
+
+    def detach_network(self, which: str, *, force: bool = False, timeout: float = DETACH_SECONDS) -> None:
+        with self._connect() as connection:
+            self._ask(connection, "detach-network", which=which, force=force, timeout=timeout)
 
     def open_console(self, which: str, number: int = 0) -> socket.socket:
         """A stream that is the console.

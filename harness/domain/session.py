@@ -6,8 +6,10 @@ import asyncio
 import socket
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
+
+from qemu.qmp import QMPError
 
 from harness.backend.network_client import SERVICE as NETWORK
 from harness.backend.network_client import NetworkClient
@@ -17,7 +19,7 @@ from harness.guest.completed import Completed
 from harness.guest.console import ConsoleLog
 from harness.host import service
 from harness.host.deadline import Deadline
-from harness.host.errors import HostError
+from harness.host.errors import GuestGone, HostError
 from harness.machine import loop
 from harness.machine.loop import background
 from harness.machine.monitor import Monitor
@@ -77,6 +79,16 @@ class Session:
         console = ConsoleLog(self._parts.logs / f"pv-console{suffix}.log")
         self.pv_consoles.append(console)
         self._pv_console_ends.add(background(console.run(stream), f"paravirtual console {number} of {self._name}"))
+
+    async def end(self) -> None:
+        """Have QEMU end at once; all else goes on, for those who wait to hear of the end."""
+        self.monitor.expect_end()
+        qemu = self._parts.qemu
+        with suppress(GuestGone, QMPError, TimeoutError):
+            async with asyncio.timeout(QUIT_SECONDS):
+                await qemu.execute("quit")
+                await qemu.wait_exit()
+        qemu.child.kill()
 
     async def quit(self) -> None:
         """End QEMU and let go of everything; nothing here may be used any more."""

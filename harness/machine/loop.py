@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 from harness.host.deadline import Deadline
@@ -83,6 +84,34 @@ async def while_connected(work: Coroutine[Any, Any, T], connection: socket.socke
         running.remove_reader(descriptor)
         if task.cancel():
             await asyncio.wait({task})
+
+
+@contextmanager
+def on_hang_up(connection: socket.socket | None, callback: Callable[[], object]) -> Iterator[None]:
+    """Call back, in the loop, when the peer of a connection, from which nothing more is expected, hangs up inside this.
+
+    :param connection: None when there is nobody who could.
+    """
+    if connection is None:
+        yield
+        return
+    running, descriptor = get(), connection.fileno()
+
+    def hung_up() -> None:
+        running.remove_reader(descriptor)
+        callback()
+
+    async def start() -> None:
+        running.add_reader(descriptor, hung_up)
+
+    async def stop() -> None:
+        running.remove_reader(descriptor)
+
+    run(start())
+    try:
+        yield
+    finally:
+        run(stop())
 
 
 class _Job(Generic[T]):

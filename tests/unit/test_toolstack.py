@@ -157,8 +157,8 @@ def test_a_device_goes_when_its_backend_has_closed(store: StoreClient, domain: L
 def test_a_device_whose_backend_does_not_close_stays(store: StoreClient, domain: Link) -> None:
     disk = toolstack.add_vbd(store, 1, "xvda", IMAGE)
     switch_state(store, disk.backend, XenbusState.CONNECTED)
+    hotplug.close_device(store, disk)
     with pytest.raises(DeadlineExpired):
-        hotplug.close_device(store, disk)
         hotplug.remove_device(store, disk, Deadline(0.05, "the disk to close"))
     assert read_state(store, disk.backend) == XenbusState.CLOSING
     assert store.exists(disk.toolstack)
