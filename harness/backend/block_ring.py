@@ -1,79 +1,116 @@
 """Serves the requests of a block ring from an image.
 
 Every request is copied out of the ring once, checked, and answered with a status: a bad one costs its sender an error
-and nobody else anything. Data goes between the image and the guest's frames without a copy of ours.
+and nobody else anything. Data goes between the image and the guest's frames without a copy of ours. What has to wait
+for the disk is left to threads and answered later, out of order if need be.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from harness.backend.block_pool import Pool
 from harness.backend.image import Image
 from harness.backend.mappings import Mappings
+from harness.bus.features import BlockFeatures, Notification
 from harness.hypervisor.events import fence
-from harness.hypervisor.grants import GrantError
+from harness.hypervisor.grants import Grant, GrantError
 from harness.hypervisor.layout import FRAME_SIZE
 from harness.hypervisor.link import LinkEnd
 from harness.ring.blkif import (
-    ENTRY_SIZE,
-    INDIRECT,
+    DISCARD,
+    DISCARD_SECURE,
     MAX_SEGMENTS,
-    REQUEST,
-    RESPONSE,
     SECTOR_SIZE,
     SECTORS_PER_FRAME,
     SEGMENT,
-    TAIL,
+    Abi,
     Operation,
     Status,
 )
 from harness.ring.ring import BackRing
 
-MAX_INDIRECT_SEGMENTS = 256
-"""More segments in one request than this are refused; they fit into one indirect page."""
-
 READ, WRITE = int(Operation.READ), int(Operation.WRITE)
+OKAY, ERROR = int(Status.OKAY), int(Status.ERROR)
+
+Request = tuple[int, int, int, int, int]
+"""Operation, a byte, a half-word, id, sector: see ``blkif.REQUEST``."""
 
 
 class BadRequest(Exception):
     """A request makes no sense; it is answered with an error."""
 
 
+class NotSupported(Exception):
+    """A request is for something that has not been offered, or does not exist."""
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What all rings of a connected disk have in common.
+
+    :param features: what has been offered to the frontend.
+    """
+
+    image: Image
+    features: BlockFeatures
+    pool: Pool
+    abi: Abi
+    notification: Notification
+
+
 class BlockRing:
     """One ring, and what its requests need.
 
+    :param name: for people: which ring of which device.
     :param link: where the guest's frames are.
-    :param page: the ring's page.
+    :param memory: the ring's pages.
     :param port: local port to notify the frontend by.
     """
 
-    def __init__(self, link: LinkEnd, image: Image, mappings: Mappings, page: memoryview, port: int) -> None:
+    def __init__(self, name: str, link: LinkEnd, disk: Disk, mappings: Mappings, memory: memoryview, port: int) -> None:
+        self.name = name
+        self.notification = disk.notification
+        self.ring = BackRing(memory, disk.abi.entry_size, fence)
         self._link = link
-        self._memory = link.memory
-        self._image = image
+        self._disk = disk
+        self._image = disk.image
+        self._abi = disk.abi
+        self._tail = disk.abi.tail
+        self._misaligned = disk.image.logical_size // SECTOR_SIZE - 1
         self._mappings = mappings
-        self._page = page
         self._port = port
-        self._ring = BackRing(page, ENTRY_SIZE, fence)
+        self._under_way = 0
+        self._barrier: Callable[[], None] | None = None
 
     def work(self) -> bool:
-        """Answer the requests that wait.
+        """Answer the requests that wait, or have them answered.
 
         :raise GuestError: the ring is corrupt.
         """
-        ring, page = self._ring, self._page
+        ring = self.ring
         waiting = ring.unconsumed()
-        if not waiting:
+        if not waiting or self._behind_barrier():
             return False
+        memory, unpack = ring.memory, self._abi.request.unpack_from
         for _ in range(waiting):
             offset = ring.take()
-            request = REQUEST.unpack_from(page, offset)
+            request = unpack(memory, offset)
             try:
-                status = self._perform(request, offset)
+                done = self._perform(request, offset)
             except (BadRequest, GrantError, OSError):
-                status = Status.ERROR
-            RESPONSE.pack_into(page, ring.put(), request[3], request[0], status)
-            # Each as soon as it is done: the guest goes on with it while we do the next.
-            if ring.push():
-                self._link.events.send(self._port)
+                self._answer(request, ERROR)
+                continue
+            except NotSupported:
+                self._answer(request, Status.EOPNOTSUPP)
+                continue
+            if done:
+                # Each as soon as it is done: the guest goes on with it while we do the next.
+                self._answer(request, OKAY)
+            elif self._behind_barrier():
+                break
         return True
 
     def arm(self) -> bool:
@@ -81,70 +118,87 @@ class BlockRing:
 
         :raise GuestError: the ring is corrupt.
         """
-        return self._ring.final_check()
+        # What waits behind a barrier is not looked at before that is done; the pool rings then.
+        return not self._behind_barrier() and self.ring.final_check()
 
-    def _perform(self, request: tuple[int, int, int, int, int], offset: int) -> Status:
+    def _behind_barrier(self) -> bool:
+        return self._barrier is not None
+
+    def _answer(self, request: Request, status: int) -> None:
+        ring = self.ring
+        self._abi.response.pack_into(ring.memory, ring.put(), request[3], request[0], status)
+        if ring.push():
+            self._link.events.send(self._port)
+
+    def _perform(self, request: Request, offset: int) -> bool:
+        """Do what a request asks for; False when that will be answered later."""
         operation, count, halfword, _, sector = request
         if operation in (READ, WRITE):
-            self._transfer(operation, self._direct(count, offset), sector)
-        elif operation == Operation.INDIRECT:
-            self._transfer(count, self._indirect(count, halfword, offset), sector)
-        elif operation == Operation.FLUSH_DISKCACHE:
+            return self._transfer(request, operation, self._direct(count, offset), sector)
+        features = self._disk.features
+        if operation == Operation.INDIRECT and features.indirect_segments:
+            return self._transfer(request, count, self._indirect(count, halfword, offset), sector)
+        if operation == Operation.FLUSH_DISKCACHE and features.flush:
             if count:
                 raise BadRequest("a flush with data")
-            self._image.flush()
-        elif operation == Operation.WRITE_BARRIER:
-            self._image.flush()
-            if count:
-                self._transfer(WRITE, self._direct(count, offset), sector)
-                self._image.flush()
+            # It is for what has been answered: that is in the image by now.
+            self._later(request, self._image.flush, [])
+        elif operation == Operation.WRITE_BARRIER and features.barrier:
+            self._put_barrier(request, self._direct(count, offset) if count else b"", sector)
+        elif operation == Operation.DISCARD and features.discard:
+            self._discard(request, DISCARD.unpack_from(self.ring.memory, offset + self._tail)[0])
         else:
-            return Status.EOPNOTSUPP
-        return Status.OKAY
+            raise NotSupported
+        return False
 
     def _direct(self, count: int, offset: int) -> bytes:
         """A private copy of the segments in the request at ``offset``."""
         if not 0 < count <= MAX_SEGMENTS:
             raise BadRequest("number of segments")
-        start = offset + TAIL
-        return bytes(self._page[start : start + count * SEGMENT.size])
+        start = offset + self._tail
+        return bytes(self.ring.memory[start : start + count * SEGMENT.size])
 
     def _indirect(self, operation: int, count: int, offset: int) -> bytes:
         """A private copy of the segments in the page that the request at ``offset`` refers to."""
         if operation not in (READ, WRITE):
             raise BadRequest("indirect operation")
-        if not 0 < count <= MAX_INDIRECT_SEGMENTS:
+        if not 0 < count <= self._disk.features.indirect_segments:
             raise BadRequest("number of segments")
-        ref = INDIRECT.unpack_from(self._page, offset + TAIL)[1]
+        # No more segments are offered than one page holds.
+        ref = self._abi.indirect.unpack_from(self.ring.memory, offset + self._tail)[1]
         try:
             return bytes(self._mappings.map(ref, write=False).memory[: count * SEGMENT.size])
         finally:
             self._mappings.release()
 
-    def _transfer(self, operation: int, segments: bytes, sector: int) -> None:
+    def _transfer(self, request: Request, operation: int, segments: bytes, sector: int) -> bool:
+        image, mappings = self._image, self._mappings
+        try:
+            pieces, size = self._gather(operation, segments, sector)
+            if operation == WRITE:
+                # The page cache takes it.
+                image.write(pieces, sector, size)
+            elif not image.try_read(pieces, sector, size):
+                self._later(request, partial(image.read, pieces, sector, size), self._hold(segments))
+                return False
+        finally:
+            mappings.release()
+        return True
+
+    def _gather(self, operation: int, segments: bytes, sector: int) -> tuple[list[memoryview], int]:
+        """The guest's memory that the segments describe, adjacent ones joined, and its size in bytes."""
         if operation == WRITE and self._image.readonly:
             raise BadRequest("a write to a read-only disk")
-        try:
-            # Persistent grants are mapped for both directions, since the frontend will use them for both.
-            pieces, size = self._gather(segments, write=operation == READ or self._mappings.persistent)
-            if sector + size // SECTOR_SIZE > self._image.sectors:
-                raise BadRequest("beyond the end of the disk")
-            if operation == READ:
-                self._image.read(pieces, sector, size)
-            else:
-                self._image.write(pieces, sector, size)
-        finally:
-            self._mappings.release()
-
-    def _gather(self, segments: bytes, *, write: bool) -> tuple[list[memoryview], int]:
-        """The guest's memory that the segments describe, adjacent ones joined, and its size in bytes."""
-        memory, mappings = self._memory, self._mappings
-        kept = mappings.kept
+        memory, mappings, kept = self._link.memory, self._mappings, self._mappings.kept
+        # Persistent grants are mapped for both directions, since the frontend will use them for both.
+        write = operation == READ or mappings.persistent
+        misaligned = sector & self._misaligned
         pieces = []
         start = end = size = 0
         for ref, first, last in SEGMENT.iter_unpack(segments):
             if not first <= last < SECTORS_PER_FRAME:
                 raise BadRequest("sectors of a segment")
+            misaligned |= (last + 1 - first) & self._misaligned
             grant = kept.get(ref)
             if grant is None or not grant.write:
                 grant = mappings.map(ref, write=write)
@@ -157,4 +211,53 @@ class BlockRing:
             end = base + (last + 1) * SECTOR_SIZE
             size += end - begin
         pieces.append(memory[start:end])
+        if misaligned:
+            raise BadRequest("a part of a sector")
+        if sector + size // SECTOR_SIZE > self._image.sectors:
+            raise BadRequest("beyond the end of the disk")
         return pieces, size
+
+    def _hold(self, segments: bytes) -> list[Grant]:
+        return self._mappings.detach({ref for ref, _, _ in SEGMENT.iter_unpack(segments)})
+
+    def _later(self, request: Request, action: Callable[[], None], held: list[Grant]) -> None:
+        """Have a thread do something and answer the request after that; ``held`` is given back then."""
+        self._under_way += 1
+        self._disk.pool.submit(action, partial(self._late_answer, request, held))
+
+    def _late_answer(self, request: Request, held: list[Grant], status: Status) -> None:
+        self._under_way -= 1
+        self._mappings.give_back(held)
+        if request[0] == Operation.WRITE_BARRIER:
+            self._barrier = None
+        elif self._barrier is not None and not self._under_way:
+            self._barrier()
+        self._answer(request, status)
+
+    def _put_barrier(self, request: Request, segments: bytes, sector: int) -> None:
+        """Write something after all that came before it, and before all that comes after it."""
+        image = self._image
+        try:
+            pieces, size = self._gather(WRITE, segments, sector) if segments else ([], 0)
+            held = self._hold(segments)
+        finally:
+            self._mappings.release()
+
+        def between_flushes() -> None:
+            image.flush()
+            if size:
+                image.write(pieces, sector, size)
+                image.flush()
+
+        self._barrier = partial(self._later, request, between_flushes, held)
+        if not self._under_way:
+            self._barrier()
+
+    def _discard(self, request: Request, sectors: int) -> None:
+        _, flags, _, _, sector = request
+        image = self._image
+        if flags & DISCARD_SECURE or image.discard is None:
+            raise NotSupported
+        if not sectors or (sector | sectors) & self._misaligned or sector + sectors > image.sectors:
+            raise BadRequest("sectors to discard")
+        self._later(request, partial(image.discard, sector, sectors), [])

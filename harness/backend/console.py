@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 from harness.backend.frontend import Frontend
 from harness.backend.loop import EDGE, Loop
+from harness.bus.features import Notification
 from harness.bus.xenbus import BackendDevice
 from harness.host.errors import HarnessError
 from harness.hypervisor.events import fence
@@ -36,6 +37,8 @@ class Console:
     :param name: for messages.
     :param stream: a descriptor of a bidirectional stream, owned by this object from now on; None to discard.
     """
+
+    notification = Notification.ADAPTIVE
 
     def __init__(self, name: str, loop: Loop, stream: int | None) -> None:
         self.name = name

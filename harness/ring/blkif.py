@@ -1,4 +1,4 @@
-"""The block protocol (blkif.h), native x86_64 layout.
+"""The block protocol (blkif.h): the native x86_64 layout, and what a 32-bit frontend has instead (``Abi``).
 
 A request is read in two steps, without reading anything twice: ``REQUEST`` gives the first 24 bytes of any operation,
 and what follows at ``TAIL`` depends on it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 
@@ -75,6 +76,31 @@ RESPONSE = struct.Struct("<QBxh4x")
 """id, operation, status; the padding is written as zeros, so that nothing of ours leaks."""
 
 
+@dataclass(frozen=True)
+class Abi:
+    """How a frontend lays out ring entries. ``SEGMENT`` and ``DISCARD`` are the same for all.
+
+    :param name: what such a frontend writes as its ``protocol`` (protocols.h).
+    """
+
+    name: str
+    entry_size: int
+    request: struct.Struct
+    indirect: struct.Struct
+    response: struct.Struct
+
+    @property
+    def tail(self) -> int:
+        """Where in an entry that what depends on the operation begins."""
+        return self.request.size
+
+
+X86_64 = Abi("x86_64-abi", ENTRY_SIZE, REQUEST, INDIRECT, RESPONSE)
+X86_32 = Abi("x86_32-abi", 108, struct.Struct("<BBHQQ"), struct.Struct("<H2x8I"), struct.Struct("<QBxh"))
+"""On i386 a u64 is aligned to 4 bytes: there is no padding before the id, and none after a response."""
+ABIS = {abi.name: abi for abi in (X86_64, X86_32)}
+
+
 def pack_request(
     memory: memoryview,
     offset: int,
@@ -83,6 +109,7 @@ def pack_request(
     request_id: int,
     sector: int,
     segments: Sequence[tuple[int, int, int]],
+    abi: Abi = X86_64,
 ) -> None:
     """Write a request with up to 11 direct segments ``(grant reference, first sector, last sector)``.
 
@@ -90,17 +117,17 @@ def pack_request(
     """
     if len(segments) > MAX_SEGMENTS:
         raise ValueError(f"{len(segments)} segments do not fit into a request: the limit is {MAX_SEGMENTS}")
-    REQUEST.pack_into(memory, offset, operation, len(segments), 0, request_id, sector)
+    abi.request.pack_into(memory, offset, operation, len(segments), 0, request_id, sector)
     for index, segment in enumerate(segments):
-        SEGMENT.pack_into(memory, offset + TAIL + index * SEGMENT.size, *segment)
+        SEGMENT.pack_into(memory, offset + abi.tail + index * SEGMENT.size, *segment)
 
 
 def pack_discard(
-    memory: memoryview, offset: int, *, request_id: int, sector: int, sectors: int, flags: int = 0
+    memory: memoryview, offset: int, *, request_id: int, sector: int, sectors: int, flags: int = 0, abi: Abi = X86_64
 ) -> None:
     """Write a request to forget the contents of some sectors."""
-    REQUEST.pack_into(memory, offset, Operation.DISCARD, flags, 0, request_id, sector)
-    DISCARD.pack_into(memory, offset + TAIL, sectors)
+    abi.request.pack_into(memory, offset, Operation.DISCARD, flags, 0, request_id, sector)
+    DISCARD.pack_into(memory, offset + abi.tail, sectors)
 
 
 def pack_indirect(
@@ -112,6 +139,7 @@ def pack_indirect(
     sector: int,
     segments: int,
     pages: Sequence[int],
+    abi: Abi = X86_64,
 ) -> None:
     """Write a request whose segments lie in up to 8 granted pages, 512 in each.
 
@@ -122,5 +150,5 @@ def pack_indirect(
     """
     if len(pages) > MAX_INDIRECT_PAGES:
         raise ValueError(f"{len(pages)} indirect pages: the limit is {MAX_INDIRECT_PAGES}")
-    REQUEST.pack_into(memory, offset, Operation.INDIRECT, operation, segments, request_id, sector)
-    INDIRECT.pack_into(memory, offset + TAIL, 0, *pages, *[0] * (MAX_INDIRECT_PAGES - len(pages)))
+    abi.request.pack_into(memory, offset, Operation.INDIRECT, operation, segments, request_id, sector)
+    abi.indirect.pack_into(memory, offset + abi.tail, 0, *pages, *[0] * (MAX_INDIRECT_PAGES - len(pages)))

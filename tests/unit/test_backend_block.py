@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.backend.block_ring import MAX_INDIRECT_SEGMENTS
 from harness.bus.devices import Device
+from harness.bus.features import MAX_INDIRECT_SEGMENTS
 from harness.bus.xenbus import XenbusState
+from harness.hypervisor.layout import NR_GRANTS
 from harness.ring.blkif import SEGMENT, Operation, Status
 from tests.unit.backend_guest import Guest, domain_below, pattern, wait_until
 from tests.unit.blockfront import BlockFront, attached, connected
@@ -63,16 +64,21 @@ def test_what_the_backend_publishes(guest: Guest, front: BlockFront) -> None:
     published = {
         "sectors": str(SECTORS),
         "sector-size": "512",
-        "physical-sector-size": "512",
+        "physical-sector-size": "4096",
         "info": "0",
         "feature-flush-cache": "1",
         "feature-barrier": "1",
+        "feature-discard": "1",
+        "discard-granularity": "4096",
+        "discard-alignment": "0",
+        "discard-secure": "0",
         "feature-persistent": "1",
         "feature-max-indirect-segments": str(MAX_INDIRECT_SEGMENTS),
+        "max-ring-page-order": "4",
+        "multi-queue-max-queues": "8",
         "hotplug-status": "connected",
     }
     assert {name: guest.backend_node(front.device, name) for name in published} == published
-    assert "feature-discard" not in guest.store.directory(front.device.backend)
 
 
 def test_the_sectors_are_there_before_the_state_says_connected(guest: Guest, device: Device) -> None:
@@ -85,17 +91,19 @@ def test_the_sectors_are_there_before_the_state_says_connected(guest: Guest, dev
 @pytest.mark.parametrize(
     ("nodes", "complaint"),
     [
-        ({"protocol": "x86_32-abi"}, "only x86_64-abi"),
+        ({"protocol": "arm-abi"}, "only x86_64-abi"),
         ({"protocol": "\0\xff" * 900}, "only x86_64-abi"),
-        ({"ring-page-order": "1"}, "ring-page-order"),
+        ({"ring-page-order": "1"}, "ring-ref0 is missing"),
+        ({"ring-page-order": "5"}, "ring-page-order"),
         ({"ring-page-order": "99999999999999999999"}, "ring-page-order"),
         ({"multi-queue-num-queues": "0"}, "multi-queue-num-queues"),
-        ({"multi-queue-num-queues": "2"}, "multi-queue-num-queues"),
+        ({"multi-queue-num-queues": "2"}, "queue-0/ring-ref is missing"),
+        ({"multi-queue-num-queues": "9"}, "multi-queue-num-queues"),
         ({"multi-queue-num-queues": "one"}, "multi-queue-num-queues"),
         ({"ring-ref": None}, "ring-ref is missing"),
         ({"ring-ref": "-1"}, "ring-ref"),
         ({"ring-ref": "4095"}, "4095 grants nothing"),
-        ({"ring-ref": "4096"}, "ring-ref"),
+        ({"ring-ref": str(NR_GRANTS)}, "ring-ref"),
         ({"event-channel": None}, "event-channel is missing"),
         ({"event-channel": "0"}, "event-channel"),
         ({"event-channel": "1"}, "not unbound"),

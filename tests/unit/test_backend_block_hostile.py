@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backend.block_ring import MAX_INDIRECT_SEGMENTS
+from harness.bus.features import MAX_INDIRECT_SEGMENTS
 from harness.host.deadline import Deadline
 from harness.hypervisor.events import PortState
 from harness.hypervisor.layout import GRANTEE

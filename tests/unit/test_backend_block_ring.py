@@ -1,25 +1,19 @@
-"""A block ring without a process around it, where the guest can be let in between any two steps."""
+"""A block ring and its requests, one step at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.backend.block_ring import BlockRing
-from harness.backend.image import Image
-from harness.backend.mappings import Mappings
-from harness.hypervisor.events import fence
 from harness.hypervisor.grants import Grant
 from harness.hypervisor.layout import FRAME_SIZE
 from harness.ring.blkif import (
     ENTRY_SIZE,
     REQUEST,
-    RESPONSE,
     SECTOR_SIZE,
     SEGMENT,
     Operation,
@@ -27,28 +21,10 @@ from harness.ring.blkif import (
     pack_indirect,
     pack_request,
 )
-from harness.ring.ring import RSP_PROD, FrontRing
+from harness.ring.ring import RSP_PROD
 from tests.unit.backend_guest import pattern
-from tests.unit.linkends import Ends, ends_of_a_link
-
-SECTORS = 512
-DATA_FRAMES = 16
-
-
-@dataclass
-class Bench:
-    """A ring with a frontend at one end and the code under test at the other."""
-
-    ends: Ends
-    image: Image
-    mappings: Mappings
-    front: FrontRing
-    back: BlockRing
-    refs: list[int]
-    frames: list[memoryview]
-
-    def responses(self) -> list[tuple[int, int, int]]:
-        return [RESPONSE.unpack_from(self.front.memory, self.front.take()) for _ in range(self.front.unconsumed())]
+from tests.unit.blockbench import DATA_FRAMES, SECTORS, Bench
+from tests.unit.linkends import ends_of_a_link
 
 
 @pytest.fixture
@@ -61,22 +37,9 @@ def disk(tmp_path: Path) -> Path:
 @pytest.fixture(params=[True, False], ids=["persistent", "transient"])
 def bench(request: pytest.FixtureRequest, disk: Path) -> Iterator[Bench]:
     with ends_of_a_link() as ends:
-        ring, *frames = range(ends.guest.layout.first_free_frame, ends.guest.layout.first_free_frame + 1 + DATA_FRAMES)
-        image = Image(str(disk), readonly=False)
-        mappings = Mappings(ends.backend.grants, persistent=request.param)
-        front = FrontRing(ends.guest.frame(ring), ENTRY_SIZE, fence)
-        port = ends.backend.events.bind_interdomain(ends.guest.events.alloc_unbound())
-        yield Bench(
-            ends,
-            image,
-            mappings,
-            front,
-            BlockRing(ends.backend, image, mappings, ends.backend.frame(ring), port),
-            [ends.guest.table.grant(frame, 0) for frame in frames],
-            [ends.guest.frame(frame) for frame in frames],
-        )
-        mappings.close()
-        image.close()
+        bench = Bench(ends, disk, persistent=request.param)
+        yield bench
+        bench.close()
         assert not ends.backend.grants.mapped
 
 
@@ -156,7 +119,7 @@ def test_a_flush_is_answered_after_what_was_written_is_on_the_disk(
             segments=[] if operation == Operation.FLUSH_DISKCACHE else segments,
         )
     bench.front.push()
-    bench.back.work()
+    answers = bench.answers(3)
     assert events == [
         "write, 0 answered",
         "flush, 1 answered",
@@ -164,7 +127,7 @@ def test_a_flush_is_answered_after_what_was_written_is_on_the_disk(
         "write, 2 answered",
         "flush, 2 answered",
     ]
-    assert [status for _, _, status in bench.responses()] == [Status.OKAY] * 3
+    assert [status for _, _, status in answers] == [Status.OKAY] * 3
 
 
 def test_a_disk_that_fails_is_an_error_of_the_request(bench: Bench, disk: Path) -> None:
@@ -181,8 +144,7 @@ def test_a_disk_that_fails_is_an_error_of_the_request(bench: Bench, disk: Path) 
             segments=[(bench.refs[0], 0, 7)],
         )
     bench.front.push()
-    bench.back.work()
-    assert bench.responses() == [(0, Operation.READ, Status.ERROR), (8, Operation.READ, Status.ERROR)]
+    assert sorted(bench.answers(2)) == [(0, Operation.READ, Status.ERROR), (8, Operation.READ, Status.ERROR)]
 
 
 segment = st.tuples(st.integers(0, DATA_FRAMES - 2), st.integers(0, 7), st.integers(0, 7)).map(
@@ -203,14 +165,12 @@ def test_any_segments_carry_what_they_describe(
     contents = bytearray(pattern(SECTORS * SECTOR_SIZE, 1))
     path.write_bytes(contents)
     with ends_of_a_link() as ends:
-        first = ends.guest.layout.first_free_frame
-        frames = [ends.guest.frame(first + 1 + index) for index in range(DATA_FRAMES)]
-        refs = [ends.guest.table.grant(first + 1 + index, 0) for index in range(DATA_FRAMES)]
+        bench = Bench(ends, path)
         model = [bytearray(pattern(FRAME_SIZE, 1000 * (1 + index))) for index in range(DATA_FRAMES)]
-        for frame, bytes_ in zip(frames, model, strict=True):
+        for frame, bytes_ in zip(bench.frames, model, strict=True):
             frame[:] = bytes_
         for index, (which, low, high) in enumerate(segments):
-            SEGMENT.pack_into(frames[-1], index * SEGMENT.size, refs[which], low, high)
+            SEGMENT.pack_into(bench.frames[-1], index * SEGMENT.size, bench.refs[which], low, high)
         position = sector * SECTOR_SIZE
         for which, low, high in segments:
             begin, end = low * SECTOR_SIZE, (high + 1) * SECTOR_SIZE
@@ -219,26 +179,20 @@ def test_any_segments_carry_what_they_describe(
             else:
                 contents[position : position + end - begin] = model[which][begin:end]
             position += end - begin
-        image = Image(str(path), readonly=False)
-        front = FrontRing(ends.guest.frame(first), ENTRY_SIZE, fence)
-        port = ends.backend.events.bind_interdomain(ends.guest.events.alloc_unbound())
-        mappings = Mappings(ends.backend.grants, persistent=True)
-        back = BlockRing(ends.backend, image, mappings, ends.backend.frame(first), port)
         operation = Operation.READ if reading else Operation.WRITE
         pack_indirect(
-            front.memory,
-            front.put(),
+            bench.front.memory,
+            bench.front.put(),
             operation,
             request_id=1,
             sector=sector,
             segments=len(segments),
-            pages=[refs[-1]],
+            pages=[bench.refs[-1]],
         )
-        front.push()
-        back.work()
-        image.close()
-        assert RESPONSE.unpack_from(front.memory, front.take()) == (1, Operation.INDIRECT, Status.OKAY)
-        assert [bytes(frame) for frame in frames[:-1]] == model[:-1]
+        bench.front.push()
+        assert bench.answers(1) == [(1, Operation.INDIRECT, Status.OKAY)]
+        bench.close()
+        assert [bytes(frame) for frame in bench.frames[:-1]] == model[:-1]
     assert path.read_bytes() == contents
 
 
@@ -257,14 +211,14 @@ def test_a_response_overwrites_only_what_has_been_read(bench: Bench) -> None:
     last = 64 + 2 * ENTRY_SIZE
     entry = bytes(bench.front.memory[last : last + ENTRY_SIZE])
     seen: list[bytes] = []
-    read = bench.image.read
+    read = bench.image.try_read
 
-    def reading(pieces: list[memoryview], sector: int, size: int) -> None:
+    def reading(pieces: list[memoryview], sector: int, size: int) -> bool:
         seen.append(bytes(bench.front.memory[last : last + ENTRY_SIZE]))
-        read(pieces, sector, size)
+        return read(pieces, sector, size)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.image, "read", reading)
+        patch.setattr(bench.image, "try_read", reading)
         bench.back.work()
     assert seen == [entry] * 3
     assert REQUEST.unpack_from(entry)[3] == 2

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from harness.backend.loop import Loop
+from harness.bus.features import Notification
 from harness.host.errors import GuestError, HarnessError
 from tests.unit.linkends import Ends, ends_of_a_link
 
@@ -19,7 +20,13 @@ class Done(Exception):
 class Script:
     """A worker that does what it is told, call by call, and then ends the loop."""
 
-    def __init__(self, *work: bool | Exception, arm: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        *work: bool | Exception,
+        arm: Callable[[], bool] = lambda: False,
+        notification: Notification = Notification.ADAPTIVE,
+    ) -> None:
+        self.notification = notification
         self._work = iter(work)
         self._arm = arm
         self.calls: list[str] = []
