@@ -2,38 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+from pathlib import Path
 
 import pytest
 
+from harness.bus.devices import Device, disk_number
+from harness.bus.xenbus import XenbusState, wait_for_state
 from harness.domain.domain import Domain
 from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
 from harness.machine import loop
-
-SECONDS = 60.0
-PROMPT = r"root@guest:\S*# "
+from harness.store.client import StoreClient
+from tests.guest.conftest import named
+from tests.guest.consoles import ANSWER, PROMPT, QUESTION, SECONDS, type_command
+from tests.unit.live_store import store_pid
 
 PARAVIRTUAL = pytest.mark.parametrize("domain", ["pv"], indirect=True)
-
-QUESTION, ANSWER = "echo sum $((6 * 7)), terminal $(tty).", r"sum (\d+), terminal (\S+)\."
-"""The answer is computed by the guest: the echo of what is typed does not contain it."""
-
-
-def type_command(console: ConsoleLog, command: str, answer: str) -> re.Match[str]:
-    """Type a line at a console's shell; wait for a line that matches, and for the shell to be ready again."""
-
-    async def talk() -> re.Match[str]:
-        deadline = Deadline(SECONDS, f"the answer to {command}")
-        # Before there is a shell, getty throws away what was typed.
-        await console.wait_for(PROMPT, deadline)
-        start = console.position
-        await console.write(command.encode() + b"\n")
-        match = await console.wait_for(f"^{answer}$", deadline, after=start)
-        await console.wait_for(PROMPT, deadline, after=console.position)
-        return match
-
-    return loop.run(talk())
 
 
 def test_every_line_of_the_boot_is_logged_with_its_time(domain: Domain) -> None:
@@ -100,3 +87,23 @@ def test_control_c_interrupts_what_runs_on_the_serial_port(domain: Domain) -> No
 @PARAVIRTUAL
 def test_control_c_interrupts_what_runs_on_the_paravirtual_console(domain: Domain) -> None:
     assert interrupt_a_program(domain.pv_console) == "130"
+
+
+def test_the_paravirtual_console_works_before_the_store_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path))
+    with Domain(named("pv", request, networks=())) as domain, StoreClient.connect() as store:
+        domain.launch()
+        # Its backend is up, the guest's kernel has hardly begun.
+        disk = Device("vbd", domain.domid, disk_number("xvda"))
+        wait_for_state(store, disk.backend, {XenbusState.INIT_WAIT}, Deadline(SECONDS, "the backend process"))
+        os.kill(store_pid(tmp_path), signal.SIGSTOP)
+        try:
+            assert type_command(domain.pv_console, QUESTION, ANSWER)[2] == "/dev/hvc0"
+            devices = type_command(domain.pv_console, "echo devices: $(ls /sys/bus/pvbus/devices).", r"devices: (.*)\.")
+            assert devices[1] == f"console-{domain.domid}-first"
+        finally:
+            os.kill(store_pid(tmp_path), signal.SIGCONT)
+        domain.wait_ready()
+        assert domain.execute(["ls", "/sys/bus/pvbus/devices"]).check().text.split() != [devices[1]]

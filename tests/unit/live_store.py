@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -26,3 +26,14 @@ def live_store(runtime: Path) -> Iterator[StoreClient]:
 def within(what: str) -> Deadline:
     """Time enough for anything that a store does."""
     return Deadline(PATIENCE, what)
+
+
+def store_pid(runtime: Path) -> int:
+    """The process that serves this runtime directory; it must have answered once, else it may not have its name yet."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            environment = (process / "environ").read_bytes().split(b"\0")
+            if b"harness.store" in words and f"HARNESS_RUNTIME={runtime}".encode() in environment:
+                return int(process.name)
+    raise AssertionError(f"no store serves {runtime}")

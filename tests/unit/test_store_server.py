@@ -26,6 +26,7 @@ from harness.store.client import StoreClient, Transaction
 from harness.store.errors import StoreError
 from harness.store.wire import HEADER, Message, Op, strings
 from tests.unit.linkends import DOMID, ends_of_a_link
+from tests.unit.live_store import store_pid
 from tests.unit.test_store_ring import Guest, request
 
 SECONDS = 20.0
@@ -46,17 +47,6 @@ def client(runtime: Path) -> Iterator[StoreClient]:
 
 def event(client: StoreClient) -> tuple[str, str]:
     return client.read_event(Deadline(SECONDS, "a watch event"))
-
-
-def server_pid(runtime: Path) -> int:
-    """The process that serves this runtime directory; it must have answered once, else it may not have its name yet."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            environment = (process / "environ").read_bytes().split(b"\0")
-            if b"harness.store" in words and f"HARNESS_RUNTIME={runtime}".encode() in environment:
-                return int(process.name)
-    raise AssertionError(f"no store serves {runtime}")
 
 
 def wait_for_end(pid: int, runtime: Path) -> None:
@@ -83,7 +73,7 @@ def test_it_starts_with_the_first_client_and_ends_with_the_last(runtime: Path) -
     assert StoreClient.connect_if_running() is None
     with StoreClient.connect() as first:
         first.write("/kept", "while somebody is there")
-        pid = server_pid(runtime)
+        pid = store_pid(runtime)
         second = StoreClient.connect_if_running()
         assert second is not None
     assert second.read("/kept") == b"while somebody is there"
@@ -91,7 +81,7 @@ def test_it_starts_with_the_first_client_and_ends_with_the_last(runtime: Path) -
     wait_for_end(pid, runtime)
     with StoreClient.connect() as again:
         assert not again.exists("/kept")
-        pid = server_pid(runtime)
+        pid = store_pid(runtime)
     wait_for_end(pid, runtime)
 
 
@@ -105,7 +95,7 @@ def test_it_ends_also_when_its_client_is_killed(runtime: Path) -> None:
     os.close(report)
     assert os.read(ready, 1) == b".", child.output_tail()
     os.close(ready)
-    pid = server_pid(runtime)
+    pid = store_pid(runtime)
     assert child.kill() == -signal.SIGKILL
     wait_for_end(pid, runtime)
 
@@ -404,7 +394,7 @@ def test_an_introduction_without_a_good_link_is_refused_and_leaks_nothing(
     runtime: Path, client: StoreClient, spoil: str
 ) -> None:
     assert client.exists("/tool")
-    descriptors = Path(f"/proc/{server_pid(runtime)}/fd")
+    descriptors = Path(f"/proc/{store_pid(runtime)}/fd")
     open_before = len(list(descriptors.iterdir()))
     with ends_of_a_link() as ends:
         fds, frame, port = ends.link.store_fds(), ends.guest.layout.store_frame, GUEST_STORE_PORT

@@ -85,6 +85,8 @@ struct bus_link {
 	struct store store;
 
 	/* Devices: changed only by watch work, or when that has ended. */
+	struct work_struct watch_devices;
+	bool watching;
 	struct pvbus_watch device_watch;
 	struct list_head devices;
 	bool scanned;

@@ -340,27 +340,40 @@ static int add_first_console(struct bus_link *bl)
 	return add_device(bl, dev, "console", "first");
 }
 
+/*
+ * Not in devices_start(): the store may take its time to answer, and whoever
+ * loads this module has a console to be on meanwhile.
+ */
+static void watch_devices(struct work_struct *work)
+{
+	struct bus_link *bl = container_of(work, struct bus_link, watch_devices);
+	int err;
+
+	bl->device_watch.node = "device";
+	bl->device_watch.callback = devices_changed;
+	err = pvbus_register_watch(&bl->link, &bl->device_watch);
+	if (err)
+		dev_err(bl->link.dev, "cannot watch for devices: error %d\n",
+			err);
+	bl->watching = !err;
+}
+
 int devices_start(struct bus_link *bl)
 {
 	int err;
 
 	INIT_LIST_HEAD(&bl->devices);
+	INIT_WORK(&bl->watch_devices, watch_devices);
 	err = add_first_console(bl);
-	if (err)
-		return err;
-	bl->device_watch.node = "device";
-	bl->device_watch.callback = devices_changed;
-	err = pvbus_register_watch(&bl->link, &bl->device_watch);
-	if (err) {
-		dev_err(bl->link.dev, "cannot watch for devices: error %d\n",
-			err);
-		remove_devices(bl, true);
-	}
+	if (!err)
+		queue_work(bl->store.watch_wq, &bl->watch_devices);
 	return err;
 }
 
 void devices_stop(struct bus_link *bl)
 {
-	pvbus_unregister_watch(&bl->device_watch);
+	cancel_work_sync(&bl->watch_devices);
+	if (bl->watching)
+		pvbus_unregister_watch(&bl->device_watch);
 	remove_devices(bl, true);
 }
