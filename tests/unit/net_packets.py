@@ -40,3 +40,19 @@ def tcp(data: bytes) -> bytes:
 
 def tcp_packet(data: bytes, *, source: bytes = MAC, target: bytes = PEER_MAC) -> bytes:
     return ethernet(ipv4(tcp(data), 6), source=source, target=target)
+
+
+IPV6_SOURCE, IPV6_TARGET = bytes.fromhex("fd00" + "00" * 13 + "c8"), bytes.fromhex("fd00" + "00" * 13 + "c9")
+
+
+def pseudo_header_v6(payload: bytes, protocol: int) -> bytes:
+    return IPV6_SOURCE + IPV6_TARGET + struct.pack(">II", len(payload), protocol)
+
+
+def ipv6_tcp_packet(data: bytes, *, source: bytes = MAC, target: bytes = PEER_MAC) -> bytes:
+    """As ``tcp_packet``, over IPv6."""
+    segment = tcp(data)
+    partial = ~checksum(pseudo_header_v6(segment, 6)) & 0xFFFF
+    segment = segment[:16] + struct.pack(">H", partial) + segment[18:]
+    header = struct.pack(">IHBB", 6 << 28, len(segment), 6, 64) + IPV6_SOURCE + IPV6_TARGET
+    return ethernet(header + segment, 0x86DD, source, target)

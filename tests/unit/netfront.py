@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
-import select
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness.backend.network_client import NetworkClient
-from harness.backend.tap import VNET_HDR, set_offload
 from harness.bus import toolstack
 from harness.bus.devices import Device
 from harness.bus.features import NetFeatures, Notification, Notifications
@@ -34,7 +31,6 @@ from harness.ring.netif import (
 )
 from harness.ring.ring import FrontRing
 from tests.unit.backend_guest import DOMID, SECONDS, Guest
-from tests.unit.net_packets import MAC
 
 FRAMES = 24
 NOT_GRANTED = 4095
@@ -229,35 +225,22 @@ class NetFront(Queue):
         self.guest.wait_for_backend(self.device, XenbusState.CONNECTED)
         return self
 
+    def receive_on_any(self) -> tuple[int, Received]:
+        """Wait for the next packet on any queue; the number of that, and the packet."""
+        deadline = Deadline(SECONDS, f"a packet on one of the queues of {self.device.backend}")
+        while True:
+            for number, queue in enumerate(self.queues):
+                if queue.rx.unconsumed():
+                    return number, queue.receive()
+            deadline.check()
+            os.sched_yield()
+
     def close(self) -> None:
         """Close the device; the backend must let go of everything we gave it."""
         self.guest.switch(self.device, XenbusState.CLOSED)
         self.guest.wait_for_backend(self.device, XenbusState.CLOSED)
         for queue in self.queues:
             queue.take_back()
-
-
-class Peer:
-    """Somebody else on the bridge: a TAP device whose descriptor the test holds."""
-
-    def __init__(self, network: NetworkClient, name: str, *, offload: bool) -> None:
-        self._tap = network.tap(name, vnet_hdr=True)
-        set_offload(self._tap, csum=offload, tso4=offload, tso6=offload)
-
-    def close(self) -> None:
-        os.close(self._tap)
-
-    def send(self, packet: bytes, header: bytes = bytes(VNET_HDR.size)) -> None:
-        os.write(self._tap, header + packet)
-
-    def receive(self) -> tuple[tuple[int, int, int, int, int, int], bytes]:
-        """The next packet from the guest: its virtio_net_hdr, and its bytes."""
-        deadline = Deadline(SECONDS, "a packet on the bridge")
-        while True:
-            select.select([self._tap], [], [], deadline.check())
-            data = os.read(self._tap, 1 << 17)
-            if data[VNET_HDR.size :][6:12] == MAC:
-                return VNET_HDR.unpack_from(data), data[VNET_HDR.size :]
 
 
 @contextmanager

@@ -11,27 +11,24 @@ import pytest
 
 from harness.backend.network_client import NetworkClient
 from harness.backend.tap import (
-    TUN_DEVICE,
     VNET_F_NEEDS_CSUM,
     VNET_GSO_TCPV4,
     VNET_HDR,
 )
 from harness.bus import toolstack
 from harness.bus.xenbus import XenbusState
-from harness.host.errors import HostError
 from harness.ring.netif import GSO_TYPE_TCPV4, RxFlags, Status, TxFlags
 from tests.unit.backend_guest import DOMID, Guest, domain_below
 from tests.unit.net_packets import MAC, PEER_MAC, checksum, ethernet, ipv4, pseudo_header, tcp_packet
-from tests.unit.netfront import FRAMES, OFFLOADS, NetFront, Peer, connected
+from tests.unit.netfront import FRAMES, OFFLOADS, NetFront, connected
+from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 CSUM = TxFlags.CSUM_BLANK | TxFlags.DATA_VALIDATED
 MSS = 1448
 BULK = bytes(index * 7 % 251 for index in range(30_000))
 
-pytestmark = pytest.mark.skipif(
-    not os.access(TUN_DEVICE, os.R_OK | os.W_OK), reason=f"{TUN_DEVICE} is missing or not writable for this user"
-)
+pytestmark = needs_tap
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +39,15 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 
 @pytest.fixture(scope="module")
 def network(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetworkClient]:
-    try:
-        network = NetworkClient.connect()
-    except HostError as error:
-        pytest.skip(str(error))
-    with network:
+    with private_network() as network:
         yield network
 
 
 @pytest.fixture(params=[True, False], ids=["offload", "plain"])
 def peer(request: pytest.FixtureRequest, network: NetworkClient) -> Iterator[Peer]:
     """Another card on the bridge, one that finishes checksums and large packets itself, and one that does not."""
-    peer = Peer(network, "peer", offload=request.param)
-    yield peer
-    peer.close()
-    network.remove_tap("peer")
+    with plugged_in(network, offload=request.param) as peer:
+        yield peer
 
 
 @pytest.fixture(params=[True, False], ids=["split", "one-port"])

@@ -12,9 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.backend.net_hash import MAX_MAPPING, Steering, toeplitz
-from harness.backend.network_client import NetworkClient
-from harness.backend.tap import TUN_DEVICE
-from harness.host.errors import HostError
 from harness.ring import netif
 from harness.ring.netif import CtrlStatus, CtrlType, HashAlgorithm, HashType
 from harness.ring.ring import REQ_PROD, ring_size
@@ -22,11 +19,8 @@ from tests.unit.abi import Structure, ask
 from tests.unit.backend_guest import Guest, domain_below
 from tests.unit.net_packets import MAC, PEER_MAC, ethernet, ipv4, tcp
 from tests.unit.netctrl import Control, controlled
-from tests.unit.netfront import FRAMES, NOT_GRANTED, NetFront, Peer, connected
-
-needs_tap = pytest.mark.skipif(
-    not os.access(TUN_DEVICE, os.R_OK | os.W_OK), reason=f"{TUN_DEVICE} is missing or not writable for this user"
-)
+from tests.unit.netfront import FRAMES, NOT_GRANTED, NetFront, connected
+from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
 
 SUCCESS, UNSUPPORTED, INVALID, OVERFLOW = CtrlStatus
 KEY = bytes.fromhex("6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa")
@@ -149,14 +143,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 
 @pytest.fixture(scope="module")
 def peer(guest: Guest) -> Iterator[Peer]:
-    try:
-        network = NetworkClient.connect()
-    except HostError as error:
-        pytest.skip(str(error))
-    with network:
-        peer = Peer(network, "peer", offload=True)
+    with private_network() as network, plugged_in(network) as peer:
         yield peer
-        peer.close()
 
 
 @pytest.fixture

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from harness.backend.network_client import NetworkClient
-from harness.backend.tap import TUN_DEVICE
-from harness.host.errors import HostError
 from harness.ring.netif import (
     EXTRA_FLAG_MORE,
     EXTRA_GSO,
@@ -23,15 +19,14 @@ from harness.ring.netif import (
 from harness.ring.ring import REQ_PROD
 from tests.unit.backend_guest import Guest, domain_below
 from tests.unit.net_packets import ethernet, tcp_packet
-from tests.unit.netfront import NOT_GRANTED, NetFront, Peer, connected
+from tests.unit.netfront import NOT_GRANTED, NetFront, connected
+from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 CSUM, MORE, EXTRA = int(TxFlags.CSUM_BLANK), int(TxFlags.MORE_DATA), int(TxFlags.EXTRA_INFO)
 PACKET = ethernet(b"a good packet" * 20, kind=0x88B5)
 
-pytestmark = pytest.mark.skipif(
-    not os.access(TUN_DEVICE, os.R_OK | os.W_OK), reason=f"{TUN_DEVICE} is missing or not writable for this user"
-)
+pytestmark = needs_tap
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +37,8 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
 
 @pytest.fixture(scope="module")
 def peer(guest: Guest) -> Iterator[Peer]:
-    try:
-        network = NetworkClient.connect()
-    except HostError as error:
-        pytest.skip(str(error))
-    with network:
-        peer = Peer(network, "peer", offload=True)
+    with private_network() as network, plugged_in(network) as peer:
         yield peer
-        peer.close()
 
 
 @pytest.fixture
