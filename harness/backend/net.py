@@ -92,16 +92,15 @@ class NetDevice:
         front = Frontend(self._device.store, frontend)
         if not front.flag("request-rx-copy"):
             raise GuestError(f"{frontend}/request-rx-copy is not 1: packets are only copied here")
-        allowed = range(1, self._offered.queues + 1)
-        queues = read_number(self._device.store, f"{frontend}/multi-queue-num-queues", allowed, default=1)
+        queues = front.number("multi-queue-num-queues", range(1, self._offered.queues + 1), 1)
         self._multicast = MulticastFilter()
         self.refresh(frontend)
         with ExitStack() as connection:
             rules = self._rules(front, queues)
             self._taps = self._make_taps(connection, front, rules, queues)
             self._receivers = [
-                self._add_queue(connection, front, queue, number, rules)
-                for number, queue in enumerate(self._queues(frontend, queues))
+                self._add_queue(connection, front, front.queue(number) if queues > 1 else front, number, rules)
+                for number in range(queues)
             ]
             for receiver in self._receivers:
                 receiver.peers = self._receivers
@@ -158,11 +157,6 @@ class NetDevice:
         return taps
 
     # ---- rings ----
-
-    def _queues(self, frontend: str, number: int) -> list[Frontend]:
-        """Where the frontend keeps what belongs to each of its queues; when there is one only, with all the rest."""
-        paths = [f"{frontend}/queue-{queue}" for queue in range(number)] if number > 1 else [frontend]
-        return [Frontend(self._device.store, path) for path in paths]
 
     def _add_queue(
         self, connection: ExitStack, front: Frontend, queue: Frontend, number: int, rules: Rules
