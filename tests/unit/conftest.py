@@ -7,10 +7,13 @@ makes the random runs a hundred times as long.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from harness.store.client import StoreClient
 from harness.store.core import Store
 from tests.unit.store_peers import Peer, small_store
 
@@ -44,3 +47,18 @@ def domain_5(store: Store, tool: Peer) -> Peer:
     tool.set_perms("/local/domain/5", "n0", "r5")
     tool.set_perms("/local/domain/5/data", "n5")
     return Peer.domain(store, 5)
+
+
+@pytest.fixture
+def store_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime directory in which a store of its own starts on demand, which Xen's tools find, too."""
+    monkeypatch.setenv("HARNESS_RUNTIME", str(tmp_path))
+    monkeypatch.setenv("XENSTORED_PATH", str(tmp_path / "store.sock"))
+    return tmp_path
+
+
+@pytest.fixture
+def client(store_runtime: Path) -> Iterator[StoreClient]:
+    """A connection to a store that runs as a process."""
+    with StoreClient.connect() as it:
+        yield it

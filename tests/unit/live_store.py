@@ -37,3 +37,8 @@ def store_pid(runtime: Path) -> int:
             if b"harness.store" in words and f"HARNESS_RUNTIME={runtime}".encode() in environment:
                 return int(process.name)
     raise AssertionError(f"no store serves {runtime}")
+
+
+def event(client: StoreClient) -> tuple[str, str]:
+    """The next watch event: path and token."""
+    return client.read_event(within("a watch event"))

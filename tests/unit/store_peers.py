@@ -61,9 +61,12 @@ class Peer:
         return cls(store, store.connect_tool())
 
     @classmethod
-    def domain(cls, store: Store, domid: int) -> Peer:
-        """An introduced domain."""
-        Peer.tool(store).ask(Op.INTRODUCE, str(domid), "1", "1")
+    def domain(cls, store: Store, domid: int, by: Peer | None = None) -> Peer:
+        """An introduced domain.
+
+        :param by: whose it is; by default nobody else's.
+        """
+        (by or Peer.tool(store)).ask(Op.INTRODUCE, str(domid), "1", "1")
         return cls(store, store.domains[domid].connection)
 
     def ask(self, operation: int, *parts: str | bytes, raw: bytes = b"") -> bytes:

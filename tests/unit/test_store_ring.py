@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -16,53 +13,25 @@ from harness.hypervisor.events import fence
 from harness.hypervisor.layout import FRAME_SIZE, GUEST_STORE_PORT, STORE_PORTS, STORE_VECTOR
 from harness.hypervisor.link import LinkEnd
 from harness.store.carriers import RingCarrier
-from harness.store.connection import Connection
-from harness.store.core import DomainRing, Store
 from harness.store.ring import FEATURES, RING_SIZE, RingError, RingFault, RingPage
-from harness.store.wire import HEADER, Decoder, Message, Op, strings
+from harness.store.wire import HEADER, Message, Op
 from tests.unit.linkends import DOMID, Ends, duplicated, ends_of_a_link
+from tests.unit.store_guest import (
+    CONNECTION,
+    ERROR,
+    MODULUS,
+    PORT,
+    REQ_CONS,
+    REQ_PROD,
+    RSP_CONS,
+    RSP_PROD,
+    SERVER_FEATURES,
+    Guest,
+    Rig,
+    request,
+    rig_for,
+)
 from tests.unit.store_peers import Peer
-
-REQ_CONS, REQ_PROD, RSP_CONS, RSP_PROD, SERVER_FEATURES, CONNECTION, ERROR, PORT = range(2048, 2080, 4)
-MODULUS = 1 << 32
-
-
-@dataclass
-class Guest:
-    """The domain's half of a ring page, as a driver has it."""
-
-    page: memoryview
-    decoder: Decoder = field(default_factory=Decoder)
-
-    def get(self, offset: int) -> int:
-        value: int = struct.unpack_from("<I", self.page, offset)[0]
-        return value
-
-    def set(self, offset: int, value: int) -> None:
-        struct.pack_into("<I", self.page, offset, value % MODULUS)
-
-    def send(self, data: bytes) -> int:
-        """Write what fits, and say how much that was."""
-        produced = self.get(REQ_PROD)
-        room = RING_SIZE - (produced - self.get(REQ_CONS)) % MODULUS
-        for position, byte in enumerate(data[:room]):
-            self.page[(produced + position) % RING_SIZE] = byte
-        self.set(REQ_PROD, produced + min(room, len(data)))
-        return min(room, len(data))
-
-    def receive(self) -> bytes:
-        consumed = self.get(RSP_CONS)
-        count = (self.get(RSP_PROD) - consumed) % MODULUS
-        data = bytes(self.page[RING_SIZE + (consumed + position) % RING_SIZE] for position in range(count))
-        self.set(RSP_CONS, consumed + count)
-        return data
-
-    def messages(self) -> list[Message]:
-        self.decoder.feed(self.receive())
-        found = []
-        while (message := self.decoder.next()) is not None:
-            found.append(message)
-        return found
 
 
 def a_page(start: int = 0) -> tuple[RingPage, Guest, list[None]]:
@@ -147,45 +116,10 @@ def test_a_page_of_nonsense_gives_at_most_a_ring_full_or_is_refused(nonsense: by
 # ---- domains on links ----
 
 
-@dataclass
-class Rig:
-    """A store in this process, and domains on links."""
-
-    store: Store
-    carriers: list[RingCarrier]
-
-    def settle(self) -> None:
-        """What the server's loop does until there is nothing left to do."""
-        while True:
-            for carrier in self.carriers:
-                carrier.serve()
-            for carrier in self.carriers:
-                carrier.flush()
-            if not any(carrier.busy for carrier in self.carriers):
-                return
-
-
 @pytest.fixture
 def ends() -> Iterator[Ends]:
     with ends_of_a_link() as it:
         yield it
-
-
-@contextmanager
-def rig_for(ends: Ends) -> Iterator[Rig]:
-    carriers: list[RingCarrier] = []
-
-    def connect(connection: Connection, frame: int, port: int, fds: list[int]) -> DomainRing:
-        carrier = RingCarrier.open(store, connection, frame, port, fds)
-        carriers.append(carrier)
-        return carrier
-
-    store = Store(connect)
-    fds = duplicated(ends.link.store_fds())
-    store.introduce(store.connect_tool(), DOMID, ends.guest.layout.store_frame, GUEST_STORE_PORT, fds)
-    yield Rig(store, carriers)
-    for carrier in carriers:
-        carrier.link.close()
 
 
 @pytest.fixture
@@ -202,10 +136,6 @@ def tool(rig: Rig) -> Peer:
 @pytest.fixture
 def guest(ends: Ends, rig: Rig) -> Guest:
     return Guest(ends.guest.frame(ends.guest.layout.store_frame))
-
-
-def request(kind: int, *parts: str, number: int = 1) -> bytes:
-    return Message(kind, number, 0, strings(*parts)).pack()
 
 
 def test_a_domain_is_told_what_the_server_can_do_and_heard(ends: Ends, rig: Rig, guest: Guest) -> None:

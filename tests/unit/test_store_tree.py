@@ -11,7 +11,7 @@ from harness.store.errors import StoreError
 from harness.store.paths import ABSOLUTE_MAX, RELATIVE_MAX, resolve
 from harness.store.permissions import Permission, Requester, access_of
 from harness.store.wire import PAYLOAD_MAX, Op, split
-from tests.unit.store_peers import NoRing, Peer, small_store
+from tests.unit.store_peers import Peer, small_store
 
 
 @pytest.mark.parametrize(
@@ -264,68 +264,6 @@ def test_permissions_are_printed_as_they_are_read(domid: int, letter: str) -> No
 def test_the_first_matching_entry_decides() -> None:
     permissions = tuple(Permission.parse(text) for text in (b"b1", b"n2", b"b2"))
     assert not access_of(Requester(2), permissions)
-
-
-# ---- domains ----
-
-
-def test_what_exists_at_the_start(tool: Peer) -> None:
-    assert tool.directory("/") == ["tool", "local"]
-    assert tool.directory("/local/domain/0") == ["control", "domid", "name"]
-    assert tool.directory("/local/domain/0/control") == ["feature-poweroff", "feature-reboot", "feature-suspend"]
-    assert tool.read("/local/domain/0/name") == b"Domain-0"
-    assert tool.read("/local/pool/0/name") == b"Pool-0"
-    assert tool.perms("/tool/xenstored") == ["n0"]
-
-
-def test_paths_and_presence_of_domains(tool: Peer, domain_5: Peer) -> None:
-    assert domain_5.ask(Op.GET_DOMAIN_PATH, "9") == b"/local/domain/9\0"
-    assert [tool.ask(Op.IS_DOMAIN_INTRODUCED, domid) for domid in ("0", "5", "9")] == [b"T\0", b"T\0", b"F\0"]
-    assert tool.refused(Op.RESUME, "9") == "ENOENT"
-    assert tool.refused(Op.RELEASE, "9") == "ENOENT"
-    assert tool.refused(Op.INTRODUCE, "5", "1", "1") == "EEXIST"
-    assert tool.refused(Op.INTRODUCE, "0", "1", "1") == "EEXIST"
-
-
-def test_releasing_a_domain_removes_its_nodes_and_its_rights_everywhere(tool: Peer, domain_5: Peer) -> None:
-    tool.write("/local/domain/5/vm", "/vm/some-uuid")
-    for path in ("/vm/some-uuid/name", "/vm/other/name", "/libxl/5/type", "/libxl/6/type"):
-        tool.write(path)
-    for path in ("backend/vbd/5/51712/state", "backend/vif/5/0/state", "backend/vbd/6/51712/state"):
-        tool.write(path)
-    tool.write("/shared/from-5")
-    tool.set_perms("/shared", "n0", "r5", "r6")
-    tool.set_perms("/shared/from-5", "n5")
-    tool.ask(Op.RELEASE, "5")
-    assert tool.directory("/local/domain") == ["0"]
-    assert (tool.directory("/vm"), tool.directory("/libxl")) == (["other"], ["6"])
-    assert (tool.directory("backend/vbd"), tool.directory("backend/vif")) == (["6"], [])
-    assert (tool.directory("/shared"), tool.perms("/shared")) == ([], ["n0", "r6"])
-    assert tool.ask(Op.IS_DOMAIN_INTRODUCED, "5") == b"F\0"
-
-
-@pytest.mark.parametrize("lie", ["/", "/vm", "/local/domain/0", "/vm//", "/vm/../tool", "\xff"])
-def test_a_domain_that_lies_about_its_vm_takes_nothing_with_it(tool: Peer, domain_5: Peer, lie: str) -> None:
-    tool.write("/local/domain/5/vm", lie)
-    tool.write("/vm/other")
-    tool.ask(Op.RELEASE, "5")
-    assert tool.directory("/") == ["tool", "local", "vm"]
-    assert tool.directory("/vm") == ["other"]
-
-
-def test_domains_go_with_the_connection_that_introduced_them(store: Store, tool: Peer) -> None:
-    owner = Peer.tool(store)
-    owner.ask(Op.INTRODUCE, "3", "1", "1")
-    tool.ask(Op.INTRODUCE, "4", "1", "1")
-    tool.write("/local/domain/3/name")
-    ring = store.domains[3].ring
-    tool.watch("@releaseDomain", "t", "1")
-    store.disconnect(owner.connection)
-    assert isinstance(ring, NoRing)
-    assert ring.closed
-    assert tool.heard() == [("@releaseDomain/3", "t")]
-    assert tool.refused(Op.READ, "/local/domain/3/name") == "ENOENT"
-    assert tool.ask(Op.IS_DOMAIN_INTRODUCED, "4") == b"T\0"
 
 
 def test_a_mistake_in_the_server_is_an_error_to_one_client(
