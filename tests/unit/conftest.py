@@ -19,7 +19,8 @@ from tests.unit.store_peers import Peer, small_store
 
 settings.register_profile("busy-machine", deadline=None)
 settings.register_profile("long", deadline=None, max_examples=10_000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy-machine"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "busy-machine")
+settings.load_profile(PROFILE)
 
 
 @pytest.fixture

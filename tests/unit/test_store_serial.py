@@ -12,6 +12,7 @@ from harness.store.core import DOMAIN_0
 from harness.store.errors import StoreError
 from harness.store.paths import parent
 from harness.store.wire import Op
+from tests.unit.conftest import PROFILE
 from tests.unit.store_peers import Peer, small_store
 
 
@@ -153,5 +154,5 @@ class AgainstModel(RuleBasedStateMachine):
         assert self.store.tree.owned_by(0) == len(found) + 2
 
 
-AgainstModel.TestCase.settings = settings(max_examples=settings.default.max_examples * 2, stateful_step_count=6)
+AgainstModel.TestCase.settings = settings(settings.get_profile(PROFILE), stateful_step_count=6)
 TestAgainstModel = AgainstModel.TestCase
