@@ -6,14 +6,17 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from harness.backend.ring_pages import contiguous
 from harness.bus import toolstack
 from harness.bus.devices import Device
 from harness.bus.xenbus import XenbusState
 from harness.host.deadline import Deadline
 from harness.hypervisor.events import PortState, fence
+from harness.hypervisor.grants import Grant
 from harness.hypervisor.layout import FRAME_SIZE
-from harness.ring.blkif import ENTRY_SIZE, RESPONSE, Operation, pack_indirect, pack_request
+from harness.ring.blkif import X86_64, Abi, Operation, pack_discard, pack_indirect, pack_request
 from harness.ring.ring import FrontRing
 from tests.unit.backend_guest import DOMID, SECONDS, Guest
 
@@ -23,53 +26,111 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def attached(guest: Guest, image: Path, *, readonly: bool = False) -> Iterator[Device]:
-    """A disk of the domain, under a name that no other has had; unplugged in the end."""
+def attached(guest: Guest, image: Path, **disk: Any) -> Iterator[Device]:  # noqa: ANN401 - add_vbd's
+    """A disk of the domain, under a name that no other has had; unplugged in the end.
+
+    :param disk: what else :func:`harness.bus.toolstack.add_vbd` is told.
+    """
     first, second = divmod(next(_numbers), 26)
     target = f"xvd{chr(ord('a') + first)}{chr(ord('a') + second)}"
-    device = toolstack.add_vbd(guest.store, DOMID, target, image, readonly=readonly)
+    device = toolstack.add_vbd(guest.store, DOMID, target, image, **disk)
     yield device
     guest.store.rm(device.backend)
     guest.store.rm(device.frontend)
 
 
 @contextmanager
-def connected(guest: Guest, image: Path, *, readonly: bool = False, persistent: bool = True) -> Iterator[BlockFront]:
+def connected(
+    guest: Guest,
+    image: Path,
+    *,
+    persistent: bool = True,
+    queues: int = 1,
+    order: int = 0,
+    abi: Abi = X86_64,
+    **disk: Any,  # noqa: ANN401 - as above
+) -> Iterator[BlockFront]:
     """A disk and a frontend that uses it; in the end the backend must let go of everything the frontend gave it."""
-    with attached(guest, image, readonly=readonly) as device:
-        front = BlockFront(guest, device, persistent=persistent).connect()
+    with attached(guest, image, **disk) as device:
+        front = BlockFront(guest, device, persistent=persistent, queues=queues, order=order, abi=abi).connect()
         yield front
         front.close()
 
 
+class RingFront:
+    """A ring and an event channel; the frames of the ring are in the wrong order in the link."""
+
+    def __init__(self, guest: Guest, order: int, abi: Abi) -> None:
+        self.guest = guest
+        frames = [guest.frame() for _ in range(1 << order)][::-1]
+        self.grants = [Grant(guest.grant(frame), frame, True, guest.memory(frame)) for frame in frames]
+        self.page = contiguous(guest.end.memory, self.grants)
+        self.ring = FrontRing(self.page, abi.entry_size, fence)
+        self.port = guest.end.events.alloc_unbound()
+
+    def nodes(self) -> dict[str, object]:
+        refs = [grant.ref for grant in self.grants]
+        names = ["ring-ref"] if len(refs) == 1 else [f"ring-ref{page}" for page in range(len(refs))]
+        return {**dict(zip(names, refs, strict=True)), "event-channel": self.port}
+
+    def close(self) -> None:
+        """Take everything back, which the backend must have let go of."""
+        for grant in self.grants:
+            self.guest.take_back(grant.frame, grant.ref)
+        assert self.guest.end.events.status(self.port)[0] == PortState.UNBOUND
+        self.guest.end.events.close(self.port)
+
+
 class BlockFront:
-    """A ring, and some frames that are granted for as long as the device is connected.
+    """Rings, and some frames that are granted for as long as the device is connected.
 
     :param persistent: whether they are persistent grants.
+    :param order: of each ring.
+    :ivar ring: the first ring; so are ``page`` and ``port`` the first one's.
     """
 
-    def __init__(self, guest: Guest, device: Device, *, persistent: bool = True) -> None:
+    def __init__(
+        self,
+        guest: Guest,
+        device: Device,
+        *,
+        persistent: bool = True,
+        queues: int = 1,
+        order: int = 0,
+        abi: Abi = X86_64,
+    ) -> None:
         self.guest = guest
         self.device = device
-        self.ring_frame = guest.frame()
-        self.page = guest.memory(self.ring_frame)
-        self.ring = FrontRing(self.page, ENTRY_SIZE, fence)
-        self.ring_ref = guest.grant(self.ring_frame)
-        self.port = guest.end.events.alloc_unbound()
+        self.abi = abi
+        self.order = order
+        self.queues = [RingFront(guest, order, abi) for _ in range(queues)]
+        self.use(0)
         self.frames = [guest.frame() for _ in range(FRAMES)]
         self.refs = [guest.grant(frame) for frame in self.frames]
         self.persistent = persistent
         self._next_id = 0x1234_5678_9ABC_0000
 
+    def use(self, queue: int) -> None:
+        """Put requests into another ring, and take responses from there, from now on."""
+        chosen = self.queues[queue]
+        self.ring, self.page, self.port = chosen.ring, chosen.page, chosen.port
+
+    @property
+    def ring_ref(self) -> int:
+        return self.queues[0].grants[0].ref
+
     def publish(self, **instead: object) -> None:
         """Write the frontend's nodes, some of them as told (None: not at all), and go to Initialised."""
-        nodes = {
-            "ring-ref": self.ring_ref,
-            "event-channel": self.port,
-            "protocol": "x86_64-abi",
-            "feature-persistent": int(self.persistent),
-            **instead,
-        }
+        nodes: dict[str, object] = {"protocol": self.abi.name, "feature-persistent": int(self.persistent)}
+        if self.order:
+            nodes["ring-page-order"] = self.order
+        if len(self.queues) == 1:
+            nodes |= self.queues[0].nodes()
+        else:
+            nodes["multi-queue-num-queues"] = len(self.queues)
+            for number, queue in enumerate(self.queues):
+                nodes |= {f"queue-{number}/{name}": value for name, value in queue.nodes().items()}
+        nodes |= instead
         self.guest.write(self.device.frontend, {name: value for name, value in nodes.items() if value is not None})
         self.guest.switch(self.device, XenbusState.INITIALISED)
 
@@ -86,38 +147,47 @@ class BlockFront:
         self.guest.switch(self.device, XenbusState.CLOSING)
         self.guest.switch(self.device, XenbusState.CLOSED)
         self.guest.wait_for_backend(self.device, XenbusState.CLOSED)
-        for frame, ref in [(self.ring_frame, self.ring_ref), *zip(self.frames, self.refs, strict=True)]:
+        self.take_back()
+
+    def take_back(self) -> None:
+        """End access to everything."""
+        for queue in self.queues:
+            queue.close()
+        for frame, ref in zip(self.frames, self.refs, strict=True):
             self.guest.take_back(frame, ref)
-        assert self.guest.end.events.status(self.port)[0] == PortState.UNBOUND
-        self.guest.end.events.close(self.port)
 
     def data(self, index: int) -> memoryview:
         """The bytes of one of our frames."""
         return self.guest.memory(self.frames[index])
 
-    def put(self, operation: int, sector: int, segments: Sequence[tuple[int, int, int]]) -> int:
-        """Put a request with segments (grant reference, first, last sector) into the ring; returns its id."""
+    def _id(self) -> int:
         self._next_id += 1
-        pack_request(self.page, self.ring.put(), operation, request_id=self._next_id, sector=sector, segments=segments)
         return self._next_id
 
+    def put(self, operation: int, sector: int, segments: Sequence[tuple[int, int, int]]) -> int:
+        """Put a request with segments (grant reference, first, last sector) into the ring; returns its id."""
+        number, offset = self._id(), self.ring.put()
+        pack_request(self.page, offset, operation, request_id=number, sector=sector, segments=segments, abi=self.abi)
+        return number
+
     def put_indirect(self, operation: int, sector: int, count: int, pages: Sequence[int]) -> int:
-        self._next_id += 1
+        number, offset = self._id(), self.ring.put()
         pack_indirect(
             self.page,
-            self.ring.put(),
+            offset,
             operation,
-            request_id=self._next_id,
+            request_id=number,
             sector=sector,
             segments=count,
             pages=pages,
+            abi=self.abi,
         )
-        return self._next_id
+        return number
 
     def put_raw(self, entry: bytes) -> None:
-        """Put 112 bytes of whatever into the ring."""
+        """Put an entry of whatever into the ring."""
         offset = self.ring.put()
-        self.page[offset : offset + ENTRY_SIZE] = entry
+        self.page[offset : offset + len(entry)] = entry
 
     def push(self) -> None:
         if self.ring.push():
@@ -132,14 +202,22 @@ class BlockFront:
                     deadline.check()
                     self.guest.wait_for_event(self.port)
             count -= 1
-            yield RESPONSE.unpack_from(self.page, self.ring.take())
+            yield self.abi.response.unpack_from(self.page, self.ring.take())
 
     def do(self, operation: int, sector: int, segments: Sequence[tuple[int, int, int]]) -> int:
         """One request and its status; its id and operation must come back."""
-        request_id = self.put(operation, sector, segments)
+        return self._only(operation, self.put(operation, sector, segments))
+
+    def discard(self, sector: int, sectors: int, *, flags: int = 0) -> int:
+        """Discard sectors, and the status of that."""
+        number, offset = self._id(), self.ring.put()
+        pack_discard(self.page, offset, request_id=number, sector=sector, sectors=sectors, flags=flags, abi=self.abi)
+        return self._only(Operation.DISCARD, number)
+
+    def _only(self, operation: int, number: int) -> int:
         self.push()
         ((answered, echoed, status),) = self.responses(1)
-        assert (answered, echoed) == (request_id, operation)
+        assert (answered, echoed) == (number, operation)
         return status
 
     def whole(self, count: int, start: int = 0) -> list[tuple[int, int, int]]:
