@@ -8,6 +8,7 @@ sees the other.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -34,17 +35,26 @@ GTF_READONLY = 1 << 2
 GTF_READING = 1 << 3
 GTF_WRITING = 1 << 4
 
+_MAP_TRIES = 4
+"""Of looking at an entry that the granter is changing."""
+
 
 class GrantStatus(IntEnum):
-    """``GNTST_*`` of grant_table.h, those that can happen on a link."""
+    """``GNTST_*`` of grant_table.h."""
 
     OKAY = 0
     GENERAL_ERROR = -1
     BAD_DOMAIN = -2
     BAD_GNTREF = -3
     BAD_HANDLE = -4
+    BAD_VIRT_ADDR = -5
+    BAD_DEV_ADDR = -6
+    NO_DEVICE_SPACE = -7
     PERMISSION_DENIED = -8
     BAD_PAGE = -9
+    BAD_COPY_ARG = -10
+    ADDRESS_TOO_BIG = -11
+    EAGAIN = -12
     NO_SPACE = -13
 
 
@@ -122,16 +132,56 @@ class GrantMap:
         if not 0 <= ref < self._nr_refs and not 0 <= ref < self.query_size()[0] * GRANTS_PER_FRAME:
             raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} is outside 0..{self._nr_refs - 1}")
         entry: int = self._entries[ref]
-        frame = self._check(ref, entry, write)
         pins = self._writers if write else self._readers
-        pins[ref] = pins.get(ref, 0) + 1
-        self._publish_status(ref)
-        fence()
-        if self._entries[ref] != entry:
+        for _ in range(_MAP_TRIES):
+            frame = self._check(ref, entry, write)
+            pins[ref] = pins.get(ref, 0) + 1
+            self._publish_status(ref)
+            fence()
+            seen: int = self._entries[ref]
+            if seen == entry:
+                memory = self._frame(frame)
+                return Grant(ref, frame, write, memory if write else memory.toreadonly())
+            # Taken back, or made read-only, before the granter could see the status: what does it allow now?
             self._unpin(pins, ref)
-            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} was taken back while it was being mapped")
-        memory = self._frame(frame)
-        return Grant(ref, frame, write, memory if write else memory.toreadonly())
+            entry = seen
+        raise GrantError(GrantStatus.EAGAIN, f"grant reference {ref} changes while it is being mapped")
+
+    def copy(
+        self,
+        source: int | memoryview,
+        destination: int | memoryview,
+        length: int,
+        *,
+        source_offset: int = 0,
+        destination_offset: int = 0,
+    ) -> None:
+        """Copy within, into or out of granted frames, which are mapped for just as long.
+
+        :param source: a grant reference, or a page of our own.
+        :param destination: as ``source``.
+        :param length: bytes; 0 copies nothing and looks at no grant.
+        :raise GrantError: a reference cannot be used so, or either end of the copy leaves its page.
+        """
+        for offset in (source_offset, destination_offset):
+            if not 0 <= offset <= offset + length <= FRAME_SIZE:
+                raise GrantError(
+                    GrantStatus.BAD_COPY_ARG, f"a copy of {length} bytes at offset {offset} crosses the page's end"
+                )
+        if not length:
+            return
+        with ExitStack() as mapped:
+            views = []
+            for buffer, write in ((source, False), (destination, True)):
+                if isinstance(buffer, int):
+                    grant = self.map(buffer, write=write)
+                    mapped.callback(self.unmap, grant)
+                    views.append(grant.memory)
+                else:
+                    views.append(buffer)
+            views[1][destination_offset : destination_offset + length] = views[0][
+                source_offset : source_offset + length
+            ]
 
     def query_size(self) -> tuple[int, int]:
         """Frames that the grant table has now, and that it can have at most."""
@@ -238,6 +288,32 @@ class GrantTable:
         self._free += range(first + GRANTS_PER_FRAME - 1, first - 1, -1)
         self._size[0] = frames + 1
 
+    def make_readonly(self, ref: int) -> bool:
+        """Allow only reading from now on; False, and nothing has changed, while somebody has the frame for writing.
+
+        :raise GrantError: the reference is not one that this table gave out.
+        """
+        entry = self._given_out(ref)
+        self._entries[ref] = entry | GTF_READONLY
+        fence()
+        if self._statuses[ref] & GTF_WRITING:
+            self._entries[ref] = entry
+            return False
+        return True
+
+    def make_writable(self, ref: int) -> None:
+        """Allow writing from now on.
+
+        :raise GrantError: the reference is not one that this table gave out.
+        """
+        self._entries[ref] = self._given_out(ref) & ~GTF_READONLY
+
+    def _given_out(self, ref: int) -> int:
+        if ref not in self._used:
+            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} was not given out here")
+        entry: int = self._entries[ref]
+        return entry
+
     def end_access(self, ref: int) -> bool:
         """Take a grant back.
 
@@ -246,8 +322,7 @@ class GrantTable:
 
         :raise GrantError: the reference is not one that this table gave out.
         """
-        if ref not in self._used:
-            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} was not given out here")
+        self._given_out(ref)
         self._entries[ref] = 0
         fence()
         if self._statuses[ref]:

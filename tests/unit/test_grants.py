@@ -161,6 +161,66 @@ def test_frames_of_the_link_itself_cannot_be_granted(ends: Ends) -> None:
     assert refusal(ends, 0) == GrantStatus.BAD_PAGE
 
 
+def test_writing_is_taken_back_only_when_nobody_writes(ends: Ends) -> None:
+    ref = ends.guest.table.grant(FRAME, 0)
+    writer, reader = ends.backend.grants.map(ref, write=True), ends.backend.grants.map(ref, write=False)
+    assert not ends.guest.table.make_readonly(ref)
+    ends.backend.grants.unmap(ends.backend.grants.map(ref, write=True))
+    ends.backend.grants.unmap(writer)
+    assert ends.guest.table.make_readonly(ref)
+    ends.backend.grants.unmap(reader)
+    assert refusal(ends, ref, write=True) == GrantStatus.PERMISSION_DENIED
+    ends.backend.grants.unmap(ends.backend.grants.map(ref, write=False))
+    ends.guest.table.make_writable(ref)
+    ends.backend.grants.unmap(ends.backend.grants.map(ref, write=True))
+    assert ends.guest.table.end_access(ref)
+    for refused in (ends.guest.table.make_readonly, ends.guest.table.make_writable):
+        with pytest.raises(GrantError):
+            refused(ref)
+
+
+def copy_refused(ends: Ends, *arguments: int | memoryview, **offsets: int) -> GrantStatus:
+    with pytest.raises(GrantError) as caught:
+        ends.backend.grants.copy(*arguments, **offsets)  # type: ignore[arg-type]
+    assert ends.backend.grants.mapped == frozenset()
+    return caught.value.status
+
+
+OFFSETS = st.integers(-1, FRAME_SIZE + 1)
+
+
+@given(OFFSETS, OFFSETS, OFFSETS, st.booleans(), st.booleans())
+def test_a_copy_stays_in_its_pages(source: int, destination: int, length: int, into: bool, out_of: bool) -> None:
+    pattern = bytes(index * 7 & 0xFF for index in range(FRAME_SIZE))
+    with ends_of_a_link() as ends:
+        ends.guest.frame(FRAME)[:] = pattern
+        ends.guest.frame(FRAME + 1)[:] = bytes(FRAME_SIZE)
+        reading, writing = ends.guest.table.grant(FRAME, 0, readonly=True), ends.guest.table.grant(FRAME + 1, 0)
+        local = memoryview(bytearray(FRAME_SIZE))
+        arguments = (reading if out_of else memoryview(pattern), writing if into else local, length)
+        offsets = {"source_offset": source, "destination_offset": destination}
+        target = ends.guest.frame(FRAME + 1) if into else local
+        if min(source, destination, length) < 0 or max(source, destination) + length > FRAME_SIZE:
+            assert copy_refused(ends, *arguments, **offsets) == GrantStatus.BAD_COPY_ARG
+            assert not any(target)
+            return
+        ends.backend.grants.copy(*arguments, **offsets)
+        assert bytes(target[destination : destination + length]) == pattern[source : source + length]
+        assert not any(target[:destination])
+        assert not any(target[destination + length :])
+        assert (status_of(ends, reading), status_of(ends, writing)) == (0, 0)
+
+
+def test_a_copy_needs_both_its_grants(ends: Ends) -> None:
+    good, readonly = ends.guest.table.grant(FRAME, 0), ends.guest.table.grant(FRAME, 0, readonly=True)
+    foreign, page = ends.guest.table.grant(FRAME, 5), memoryview(bytearray(FRAME_SIZE))
+    assert copy_refused(ends, page, readonly, 1) == GrantStatus.PERMISSION_DENIED
+    assert copy_refused(ends, good, readonly, 1) == GrantStatus.PERMISSION_DENIED
+    assert copy_refused(ends, foreign, good, 1) == GrantStatus.BAD_DOMAIN
+    assert copy_refused(ends, good, 4000, 1) == GrantStatus.BAD_GNTREF
+    ends.backend.grants.copy(4000, 4001, 0)
+
+
 def test_the_table_grows_when_it_is_full(ends: Ends) -> None:
     first = NR_GRANT_FRAMES * GRANTS_PER_FRAME
     assert ends.backend.grants.query_size() == (NR_GRANT_FRAMES, MAX_GRANT_FRAMES)
@@ -271,8 +331,8 @@ TestUsers.settings = settings(max_examples=60, stateful_step_count=30)
 
 
 @settings(max_examples=100)
-@given(st.data())
-def test_mapping_and_ending_that_cross_never_both_succeed(data: st.DataObject) -> None:
+@given(st.data(), st.sampled_from(["end_access", "make_readonly"]))
+def test_mapping_and_taking_back_that_cross_never_both_succeed(data: st.DataObject, take_back: str) -> None:
     interleaver = Interleaver(lambda count: data.draw(st.integers(0, count - 1)))
     check = GrantMap._check
 
@@ -300,7 +360,7 @@ def test_mapping_and_ending_that_cross_never_both_succeed(data: st.DataObject) -
         def ender() -> None:
             nonlocal ended
             interleaver.fence()
-            ended = ends.guest.table.end_access(ref)
+            ended = getattr(ends.guest.table, take_back)(ref)
 
         interleaver.run([mapper, ender])
         assert not (mapped and ended)
