@@ -1,4 +1,4 @@
-"""The grant table of a link, from both ends: version 1 entries of grant_table.h, with the in-use bits kept apart.
+"""The grantee's view of a link's grant table: version 1 entries of grant_table.h, with the in-use bits kept apart.
 
 The granter writes entries and the grantee status bytes; neither needs atomic operations. Who maps sets the status and
 then looks at the entry again, who ends access clears the entry and then looks at the status: at least one of the two
@@ -22,7 +22,6 @@ from harness.hypervisor.layout import (
     NR_GRANT_FRAMES,
     NR_GRANT_FRAMES_OFFSET,
     NR_GRANTS,
-    NR_RESERVED_REFS,
     STORE_REF,
     LinkLayout,
     is_grant_table_size,
@@ -79,17 +78,19 @@ class Grant(NamedTuple):
     """The frame's bytes; read-only unless mapped for writing."""
 
 
-def _entries(memory: memoryview, layout: LinkLayout) -> memoryview:
+def entries(memory: memoryview, layout: LinkLayout) -> memoryview:
+    """The whole room for entries, as an array of u64."""
     start = layout.grant_frame * FRAME_SIZE
     return memory[start : start + NR_GRANTS * 8].cast("Q")
 
 
-def _statuses(memory: memoryview, layout: LinkLayout) -> memoryview:
+def statuses(memory: memoryview, layout: LinkLayout) -> memoryview:
+    """The in-use bits, a byte for each reference."""
     start = layout.status_frame * FRAME_SIZE
     return memory[start : start + NR_GRANTS]
 
 
-def _size_word(memory: memoryview) -> memoryview:
+def size_word(memory: memoryview) -> memoryview:
     """The number of frames that the table has, which the granter writes, as an array of one u32."""
     return memory[NR_GRANT_FRAMES_OFFSET : NR_GRANT_FRAMES_OFFSET + 4].cast("I")
 
@@ -112,9 +113,9 @@ class GrantMap:
     """
 
     def __init__(self, memory: memoryview, layout: LinkLayout, frame: Callable[[int], memoryview], domid: int) -> None:
-        self._entries = _entries(memory, layout)
-        self._statuses = _statuses(memory, layout)
-        self._size = _size_word(memory)
+        self._entries = entries(memory, layout)
+        self._statuses = statuses(memory, layout)
+        self._size = size_word(memory)
         self._nr_refs = NR_GRANT_FRAMES * GRANTS_PER_FRAME
         self._layout = layout
         self._frame = frame
@@ -247,86 +248,3 @@ class GrantMap:
     def mapped(self) -> frozenset[int]:
         """The references that are mapped at least once."""
         return frozenset(self._readers) | frozenset(self._writers)
-
-
-class GrantTable:
-    """The granter's view: hands out references and takes them back.
-
-    :param memory: the whole region.
-    """
-
-    def __init__(self, memory: memoryview, layout: LinkLayout) -> None:
-        self._entries = _entries(memory, layout)
-        self._statuses = _statuses(memory, layout)
-        self._size = _size_word(memory)
-        self._layout = layout
-        self._free = list(range(self._size[0] * GRANTS_PER_FRAME - 1, NR_RESERVED_REFS - 1, -1))
-        self._used: set[int] = set()
-
-    def grant(self, frame: int, domid: int, *, readonly: bool = False) -> int:
-        """Let a domain map a frame, and return the reference that it needs for that.
-
-        :raise GrantError: the frame may not be granted, or all references are in use.
-        """
-        if not self._layout.first_free_frame <= frame < self._layout.nr_frames:
-            raise GrantError(GrantStatus.BAD_PAGE, f"frame {frame} may not be granted")
-        if not self._free:
-            self._grow()
-        ref = self._free.pop()
-        self._used.add(ref)
-        # One store for the whole entry: a mapper sees all of it or nothing.
-        self._entries[ref] = pack_entry(GTF_PERMIT_ACCESS | (GTF_READONLY if readonly else 0), domid, frame)
-        return ref
-
-    def _grow(self) -> None:
-        frames: int = self._size[0]
-        if frames >= MAX_GRANT_FRAMES:
-            raise GrantError(GrantStatus.NO_SPACE, f"all {NR_GRANTS} grant references are in use")
-        first = frames * GRANTS_PER_FRAME
-        for ref in range(first, first + GRANTS_PER_FRAME):
-            self._entries[ref] = 0
-        self._free += range(first + GRANTS_PER_FRAME - 1, first - 1, -1)
-        self._size[0] = frames + 1
-
-    def make_readonly(self, ref: int) -> bool:
-        """Allow only reading from now on; False, and nothing has changed, while somebody has the frame for writing.
-
-        :raise GrantError: the reference is not one that this table gave out.
-        """
-        entry = self._given_out(ref)
-        self._entries[ref] = entry | GTF_READONLY
-        fence()
-        if self._statuses[ref] & GTF_WRITING:
-            self._entries[ref] = entry
-            return False
-        return True
-
-    def make_writable(self, ref: int) -> None:
-        """Allow writing from now on.
-
-        :raise GrantError: the reference is not one that this table gave out.
-        """
-        self._entries[ref] = self._given_out(ref) & ~GTF_READONLY
-
-    def _given_out(self, ref: int) -> int:
-        if ref not in self._used:
-            raise GrantError(GrantStatus.BAD_GNTREF, f"grant reference {ref} was not given out here")
-        entry: int = self._entries[ref]
-        return entry
-
-    def end_access(self, ref: int) -> bool:
-        """Take a grant back.
-
-        No new mapping is possible from now on. False while an old one still exists: then neither the reference nor the
-        frame may be used for anything else, and the caller tries again later.
-
-        :raise GrantError: the reference is not one that this table gave out.
-        """
-        self._given_out(ref)
-        self._entries[ref] = 0
-        fence()
-        if self._statuses[ref]:
-            return False
-        self._used.remove(ref)
-        self._free.append(ref)
-        return True

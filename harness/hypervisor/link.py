@@ -18,7 +18,8 @@ from typing import ClassVar, Self
 from harness.host.errors import GuestError, HostError
 from harness.hypervisor import ivshmem
 from harness.hypervisor.events import EventChannels, PortState
-from harness.hypervisor.grants import GTF_PERMIT_ACCESS, GrantMap, GrantTable, pack_entry
+from harness.hypervisor.grant_table import GrantTable
+from harness.hypervisor.grants import GTF_PERMIT_ACCESS, GrantMap, pack_entry
 from harness.hypervisor.layout import (
     BACKEND_PORTS,
     BACKEND_VECTOR,

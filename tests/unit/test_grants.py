@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from harness.hypervisor import grant_table as grant_table_module
 from harness.hypervisor import grants as grants_module
 from harness.hypervisor.grants import (
     GTF_PERMIT_ACCESS,
@@ -344,6 +345,7 @@ def test_mapping_and_taking_back_that_cross_never_both_succeed(data: st.DataObje
 
     with pytest.MonkeyPatch.context() as patch, ends_of_a_link() as ends:
         patch.setattr(grants_module, "fence", interleaver.fence)
+        patch.setattr(grant_table_module, "fence", interleaver.fence)
         patch.setattr(GrantMap, "_check", slow_check)
         ref = ends.guest.table.grant(FRAME, 0)
         mapped = ended = False
