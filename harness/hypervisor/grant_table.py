@@ -1,4 +1,4 @@
-"""The granter's view of a link's grant table: for a frontend in Python. How the two ends agree is said in ``grants``."""
+"""The granter's view of a link's grant table, for a frontend in Python; ``grants`` says how the two ends agree."""
 
 from __future__ import annotations
 
