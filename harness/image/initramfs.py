@@ -43,13 +43,21 @@ def _skeleton(archive: Archive, root: Path) -> None:
 
 
 def _programs(archive: Archive, recipe: Recipe, tree: Path, scratch: Path) -> None:
-    """The recipe's programs, their libraries and stubs, and busybox's names for what is not there otherwise."""
+    """The recipe's programs, their libraries and stubs, and busybox's names for what is not there otherwise.
+
+    One program under several names, which is one file with several links in its package, is stored once.
+    """
+    stored: dict[int, str] = {}
     for program in recipe.programs:
         file = tree / program.lstrip("/")
         if file.is_symlink():
             archive.symlink(program, str(file.readlink()))
         elif file.is_file():
-            archive.file(program, file, 0o755)
+            first = stored.setdefault(file.stat().st_ino, program)
+            if first == program:
+                archive.file(program, file, 0o755)
+            else:
+                archive.symlink(program, first)
         else:
             raise HostError(
                 f"{program} is in none of the packages of {recipe.file}", hint="correct programs or packages"

@@ -44,6 +44,15 @@ struct store_message {
 	char *body;			/* with a NUL beyond its end */
 };
 
+enum store_state {
+	STORE_DOWN,			/* to be connected again */
+	STORE_UP,
+	STORE_STOPPED,			/* for good */
+};
+
+/* The store has that long for an answer, and for connecting. */
+#define STORE_GIVE_UP	(30 * HZ)
+
 /* The connection to XenStore. */
 struct store {
 	struct link *link;
@@ -51,12 +60,16 @@ struct store {
 	u32 port;
 	XENSTORE_RING_IDX req_prod;	/* ours: never read back from the ring */
 	XENSTORE_RING_IDX rsp_cons;
-	bool broken;			/* no sense in talking any more */
+	enum store_state state;
 	wait_queue_head_t wait;		/* for anything that an event may bring */
 
 	struct mutex lock;		/* one request at a time */
 	struct xsd_sockmsg request;
 	struct semaphore transactions;	/* that drivers may still begin */
+	u32 generation;			/* of the connection */
+	struct delayed_work reconnect;
+	unsigned long pause;		/* jiffies, before the next attempt */
+	unsigned long up_since, down_since;
 
 	spinlock_t reply_lock;		/* the next two */
 	bool waiting;			/* for the answer to @request */
@@ -68,10 +81,15 @@ struct store {
 	u32 received;			/* bytes of it, header included */
 
 	struct workqueue_struct *watch_wq;
-	spinlock_t watch_lock;		/* list and last_token */
-	struct list_head watches;
+	struct mutex watch_lock;	/* list and last_token */
+	struct list_head watches;	/* by ascending token */
 	u32 last_token;
 };
+
+static inline bool store_is_up(struct store *store)
+{
+	return READ_ONCE(store->state) == STORE_UP;
+}
 
 struct bus_link {
 	struct link link;
@@ -113,12 +131,42 @@ struct store_part {
 };
 
 /*
- * Send a request and wait for its answer. Returns the answer's body, which has a
- * NUL beyond its length and is to be kfree()d, or an ERR_PTR.
+ * Send a request and wait for its answer, which may be XS_ERROR, or an ERR_PTR:
+ * -EIO when there is no connection, -ENODEV on a dead link, -EAGAIN when that
+ * was lost in which the transaction began, -E2BIG. Free it. @generation may be
+ * NULL, or is set to that of the connection which the answer came by.
  */
-char *store_request(struct store *store, enum xsd_sockmsg_type type, u32 tx_id,
-		    const struct store_part *parts, unsigned int nr_parts,
-		    u32 *len);
+struct store_message *store_exchange(struct store *store,
+				     enum xsd_sockmsg_type type,
+				     struct pvbus_transaction t,
+				     const struct store_part *parts,
+				     unsigned int nr_parts, u32 *generation);
+void store_free_message(struct store_message *msg);
+
+/* The body of an answer, to be kfree()d, or the error that it is as ERR_PTR. */
+char *store_body(struct store_message *msg, u32 *len);
+
+/* Both: the answer's body, which has a NUL beyond its length, or an ERR_PTR. */
+char *store_request(struct store *store, enum xsd_sockmsg_type type,
+		    struct pvbus_transaction t, const struct store_part *parts,
+		    unsigned int nr_parts, u32 *len);
+
+/* Under store->lock, on this very connection; NULL when it has broken. */
+struct store_message *store_exchange_locked(struct store *store,
+					    enum xsd_sockmsg_type type,
+					    u32 tx_id,
+					    const struct store_part *parts,
+					    unsigned int nr_parts);
+void store_break(struct store *store, const char *why);
+void store_receive(struct work_struct *work);
+irqreturn_t store_event(u32 port, void *data);
+
+/* Register all watches with a store that has forgotten them; as above. */
+void watches_renew(struct store *store);
+
+/* /dev/xen/xenbus, which leads to the first link's store. */
+void xenbus_dev_start(struct store *store);
+void xenbus_dev_stop(struct store *store);
 
 /* Hand a watch event, "path\0token\0", to its watch. */
 void store_watch_event(struct store *store, const char *body, u32 len);

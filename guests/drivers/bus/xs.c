@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* XenStore's operations, and watches, over the messages of store.c. */
+/* XenStore's operations over the messages of store.c. */
 #include <linux/export.h>
 #include <linux/kernel.h>
 #include <linux/slab.h>
@@ -26,8 +26,7 @@ static char *path_request(struct link *link, enum xsd_sockmsg_type type,
 	parts[0].len = strlen(path) + 1;
 	parts[1].data = value;
 	parts[1].len = value ? strlen(value) : 0;
-	body = store_request(store_of(link), type, t.id, parts, value ? 2 : 1,
-			     len);
+	body = store_request(store_of(link), type, t, parts, value ? 2 : 1, len);
 	kfree(path);
 	return body;
 }
@@ -161,7 +160,8 @@ static int start_transaction(struct store *store, struct pvbus_transaction *t)
 	u32 len;
 	int err;
 
-	body = store_request(store, XS_TRANSACTION_START, 0, &nothing, 1, &len);
+	body = store_body(store_exchange(store, XS_TRANSACTION_START, PVBUS_NIL,
+					 &nothing, 1, &t->generation), &len);
 	if (IS_ERR(body))
 		return PTR_ERR(body);
 	err = kstrtou32(body, 10, &t->id);
@@ -190,98 +190,9 @@ int pvbus_transaction_end(struct link *link, struct pvbus_transaction t,
 	u32 len;
 	int err;
 
-	err = finish(store_request(store, XS_TRANSACTION_END, t.id, &verdict, 1,
+	err = finish(store_request(store, XS_TRANSACTION_END, t, &verdict, 1,
 				   &len));
 	up(&store->transactions);
 	return err;
 }
 EXPORT_SYMBOL_GPL(pvbus_transaction_end);
-
-/* ---- watches ----------------------------------------------------------- */
-
-static void run_watch(struct work_struct *work)
-{
-	struct pvbus_watch *watch = container_of(work, struct pvbus_watch,
-						 work);
-
-	watch->callback(watch);
-}
-
-void store_watch_event(struct store *store, const char *body, u32 len)
-{
-	const char *token = body + strlen(body) + 1;
-	struct pvbus_watch *watch;
-	u32 number;
-
-	if (token >= body + len || kstrtou32(token, 16, &number)) {
-		dev_warn_ratelimited(store->link->dev,
-				     "XenStore: dropped a watch event without a known token\n");
-		return;
-	}
-	/* None is found when the event overtook its watch's removal. */
-	spin_lock(&store->watch_lock);
-	list_for_each_entry(watch, &store->watches, list)
-		if (watch->token == number) {
-			WRITE_ONCE(watch->events, watch->events + 1);
-			wake_up_all(&watch->arrival);
-			queue_work(store->watch_wq, &watch->work);
-			break;
-		}
-	spin_unlock(&store->watch_lock);
-}
-
-static int watch_request(struct pvbus_watch *watch, enum xsd_sockmsg_type type)
-{
-	char token[9];
-	struct store_part parts[2] = {
-		{ watch->node, strlen(watch->node) + 1 },
-		{ token, 1 + snprintf(token, sizeof(token), "%x", watch->token) },
-	};
-	u32 len;
-
-	return finish(store_request(store_of(watch->link), type, 0, parts, 2,
-				    &len));
-}
-
-int pvbus_register_watch(struct link *link, struct pvbus_watch *watch)
-{
-	struct store *store = store_of(link);
-	int err;
-
-	watch->link = link;
-	watch->events = 0;
-	init_waitqueue_head(&watch->arrival);
-	INIT_WORK(&watch->work, run_watch);
-	spin_lock(&store->watch_lock);
-	watch->token = ++store->last_token;
-	list_add_tail(&watch->list, &store->watches);
-	spin_unlock(&store->watch_lock);
-	err = watch_request(watch, XS_WATCH);
-	if (err) {
-		spin_lock(&store->watch_lock);
-		list_del(&watch->list);
-		spin_unlock(&store->watch_lock);
-		cancel_work_sync(&watch->work);
-	}
-	return err;
-}
-EXPORT_SYMBOL_GPL(pvbus_register_watch);
-
-void cancel_watch(struct pvbus_watch *watch)
-{
-	if (current_work() != &watch->work)
-		cancel_work_sync(&watch->work);
-}
-
-void pvbus_unregister_watch(struct pvbus_watch *watch)
-{
-	struct store *store = store_of(watch->link);
-
-	spin_lock(&store->watch_lock);
-	list_del(&watch->list);
-	spin_unlock(&store->watch_lock);
-	/* Should this fail, its events find no watch any more. */
-	(void)watch_request(watch, XS_UNWATCH);
-	cancel_watch(watch);
-}
-EXPORT_SYMBOL_GPL(pvbus_unregister_watch);

@@ -216,13 +216,15 @@ u32 link_console_port(struct link *link);
  * Paths are @dir "/" @node, or @dir alone when @node is "". A path that does
  * not begin with "/" is relative to this domain. All of these sleep, and return
  * the errno that the store gave, -ENODEV when the link goes away or -EIO for an
- * answer that makes no sense.
+ * answer that makes no sense, or when the store has not answered for a minute.
+ * Should the connection break, it is made anew, and they only take longer.
  */
 struct pvbus_transaction {
 	u32 id;
+	u32 generation;		/* of the connection it was started in */
 };
 
-#define PVBUS_NIL ((struct pvbus_transaction) { 0 })
+#define PVBUS_NIL ((struct pvbus_transaction) { 0, 0 })
 
 /* NUL-terminated, kfree() it; @len without the NUL, may be NULL. Or ERR_PTR. */
 char *pvbus_read(struct link *link, struct pvbus_transaction t,
@@ -253,7 +255,10 @@ int pvbus_printf(struct link *link, struct pvbus_transaction t,
 unsigned int pvbus_read_unsigned(struct link *link, const char *dir,
 				 const char *node, unsigned int fallback);
 
-/* End answers -EAGAIN when the store wants the transaction done again. */
+/*
+ * -EAGAIN, from the end or from a request in between: do the whole transaction
+ * again. Also after an error there must be an end.
+ */
 int pvbus_transaction_start(struct link *link, struct pvbus_transaction *t);
 int pvbus_transaction_end(struct link *link, struct pvbus_transaction t,
 			  bool abort);
@@ -275,6 +280,9 @@ struct pvbus_watch {
 	u32 token;
 	u32 events;
 	wait_queue_head_t arrival;
+	char depth[11];		/* a number, or "" */
+	/* Instead of callback(), for each event, in the work that receives. */
+	void (*event)(struct pvbus_watch *watch, const char *path);
 };
 
 int pvbus_register_watch(struct link *link, struct pvbus_watch *watch);
