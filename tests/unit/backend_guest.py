@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backend.launch import start_backend
+from harness.backend.launch import MODULE, start_backend
 from harness.bus import toolstack
 from harness.bus.devices import Device
 from harness.bus.xenbus import XenbusState, read_state, wait_for_state
@@ -32,11 +32,17 @@ SECONDS = 20.0
 class Guest:
     """The guest's end of everything."""
 
-    def __init__(self, link: Link, store: StoreClient, backend: Child) -> None:
+    def __init__(self, link: Link, store: StoreClient, start: Callable[[], Child]) -> None:
         self.store = store
-        self.backend = backend
+        self.backend = start()
+        self._start = start
         self.end = GuestEnd.from_fds([os.dup(fd) for fd in link.guest_fds()], vector=0, ports=GUEST_PORTS)
         self._free_frames = list(range(self.end.layout.nr_frames - 1, self.end.layout.first_free_frame - 1, -1))
+
+    def replace_backend(self) -> None:
+        """Have the backend process die, and another one take its place."""
+        self.backend.kill()
+        self.backend = self._start()
 
     def frame(self) -> int:
         """A frame that nobody uses, zeroed."""
@@ -105,8 +111,11 @@ def wait_until(what: str, condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def running_domain(runtime: Path, *, console_fd: int | None = None) -> Iterator[Guest]:
-    """A domain that is introduced to a store, served by a backend process."""
+def running_domain(runtime: Path, *, console_fd: int | None = None, module: str = MODULE) -> Iterator[Guest]:
+    """A domain that is introduced to a store, served by a backend process.
+
+    :param module: what that process runs.
+    """
     with ExitStack() as stack:
         store = stack.enter_context(StoreClient.connect())
         link = stack.enter_context(Link.create(DOMID, size=16 << 20))
@@ -121,18 +130,23 @@ def running_domain(runtime: Path, *, console_fd: int | None = None) -> Iterator[
         )
         toolstack.add_domain(store, DOMID, link, description)
         consoles = [] if console_fd is None else [console_fd]
-        backend = start_backend(DOMID, link, log=runtime / "backend.log", console_fds=consoles)
-        stack.callback(backend.kill)
-        yield Guest(link, store, backend)
-        assert backend.poll() is None, backend.output_tail()
+
+        def start() -> Child:
+            backend = start_backend(DOMID, link, module=module, log=runtime / "backend.log", console_fds=consoles)
+            stack.callback(backend.kill)
+            return backend
+
+        guest = Guest(link, store, start)
+        yield guest
+        assert guest.backend.poll() is None, guest.backend.output_tail()
 
 
 @contextmanager
-def domain_below(directory: Path, *, console_fd: int | None = None) -> Iterator[Guest]:
+def domain_below(directory: Path, *, console_fd: int | None = None, module: str = MODULE) -> Iterator[Guest]:
     """As ``running_domain``, with a store and all else of its own in that directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_RUNTIME", str(directory))
-        with running_domain(directory, console_fd=console_fd) as guest:
+        with running_domain(directory, console_fd=console_fd, module=module) as guest:
             yield guest
 
 

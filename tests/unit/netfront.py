@@ -217,11 +217,14 @@ class NetFront(Queue):
             self.nodes["multi-queue-num-queues"] = queues
         self.nodes |= {"request-rx-copy": 1, **offers}
 
-    def connect(self) -> NetFront:
+    def connect(self, state: XenbusState = XenbusState.CONNECTED) -> NetFront:
+        """Offer the rings to the backend.
+
+        :param state: Linux's netfront goes straight to Connected, unless it had been connected to another backend.
+        """
         self.guest.wait_for_backend(self.device, XenbusState.INIT_WAIT)
         self.guest.write(self.device.frontend, self.nodes)
-        # As Linux's netfront: straight to Connected.
-        self.guest.switch(self.device, XenbusState.CONNECTED)
+        self.guest.switch(self.device, state)
         self.guest.wait_for_backend(self.device, XenbusState.CONNECTED)
         return self
 
