@@ -68,9 +68,9 @@ class Bench:
         disk = Disk(self.image, BlockFeatures(), self.pool, X86_64, Notification.ADAPTIVE)
         self.back = BlockRing("bench", ends.backend, disk, self.mappings, ends.backend.frame(first), port)
 
-    def put(self, operation: int, *, request_id: int, sector: int = 0, frames: int = 1) -> None:
-        """Put a request for the first of our frames into the ring, and let it be seen."""
-        segments = [(ref, 0, 7) for ref in self.refs[:frames]]
+    def put(self, operation: int, *, request_id: int, sector: int = 0, frame: int = 0, frames: int = 1) -> None:
+        """Put a request for some of our frames into the ring, and let it be seen."""
+        segments = [(ref, 0, 7) for ref in self.refs[frame : frame + frames]]
         pack_request(
             self.front.memory, self.front.put(), operation, request_id=request_id, sector=sector, segments=segments
         )
