@@ -163,8 +163,8 @@ class BackendDevice:
     The caller watches ``watched`` and calls ``frontend_changed`` whenever one of these fires.
 
     A backend may find a device that a predecessor, which has died, had brought further than its first state. It then
-    offers its features anew. A frontend that is connected has to leave that state first: its ring belongs to the dead
-    one, and what it holds is for the frontend to bring again in a new one.
+    offers its features anew. A frontend that is connected, or closing, has to leave that state first: its ring belongs
+    to the dead one, and what it holds is for the frontend to bring again in a new one.
 
     :param path: the backend's node, made by the toolstack.
     :raise GuestError: the toolstack's nodes are incomplete.
@@ -192,9 +192,10 @@ class BackendDevice:
 
     def start(self) -> None:
         """Publish the features and wait for the frontend, taking over what a predecessor has left."""
-        if self.state in {XenbusState.CLOSING, XenbusState.CLOSED}:
+        if self.state == XenbusState.CLOSED:
             return
-        served = self.state == XenbusState.CONNECTED
+        # Also one that is to close may have requests under way, without whose answers its users do not let go of it.
+        served = self.state in {XenbusState.CONNECTED, XenbusState.CLOSING}
         self._orphaned = served or read_or_none(self.store, f"{self.path}/{ORPHANED}") == b"1"
         self._offer({ORPHANED: "1"} if served else {})
 
@@ -203,7 +204,7 @@ class BackendDevice:
         self._resize()
         self._refresh()
         state = read_state(self.store, self.frontend)
-        if state != XenbusState.CONNECTED:
+        if state not in {XenbusState.CONNECTED, XenbusState.CLOSING}:
             self._orphaned = False
         elif self._orphaned:
             return
@@ -217,6 +218,9 @@ class BackendDevice:
                 # Once we are closing, the frontend has to follow before it can connect again.
                 if self.state in {XenbusState.INITIALISING, XenbusState.INIT_WAIT}:
                     self._connect()
+                elif state == self.state and not self._online():
+                    # It was told to close before it was connected again.
+                    self._switch(XenbusState.CLOSING)
             case XenbusState.CLOSING:
                 if self.state != XenbusState.CLOSED:
                     self._switch(XenbusState.CLOSING)

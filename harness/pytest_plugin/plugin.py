@@ -1,12 +1,13 @@
 """Fixtures and reporting for tests on real domains.
 
-``start_domain`` starts domains that end with the test, ``start_domain_for_module`` those that a module shares. When a
-test fails, the report shows the last console lines of every domain it had, and where the logs are.
+``start_domain`` starts domains that end with the test, ``start_domain_for_module`` those that a module shares;
+``attach_disk`` and ``attach_network`` plug devices in that go with the test. When a test fails, the report shows the
+last console lines of every domain it had, and where the logs are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -15,7 +16,10 @@ import pytest
 from harness.backend.launch import MODULE
 from harness.domain.definition import Definition
 from harness.domain.definition_file import load
+from harness.domain.definition_settings import disk_of, network_of
 from harness.domain.domain import Domain
+from harness.domain.life import DomainState
+from harness.domain.networks import AttachedNetwork
 from harness.host.directories import GUESTS
 from harness.host.errors import HarnessError
 from harness.machine import accelerator
@@ -92,6 +96,60 @@ def start_domain_for_module(request: pytest.FixtureRequest) -> Iterator[StartDom
     """Starts domains that the tests of a module share."""
     with ExitStack() as stack:
         yield _starter(request, stack)
+
+
+class AttachDisk(Protocol):
+    """Plugs a disk into a running paravirtual domain and gives the guest's name of it."""
+
+    def __call__(self, domain: Domain, target: str, **settings: str) -> str:
+        """:param settings: with the keys of a definition, such as ``size="64MiB"`` or ``sector_size="4096"``."""
+
+
+@pytest.fixture
+def attach_disk() -> Iterator[AttachDisk]:
+    """Plugs disks in; those that the test has not detached are taken away at its end."""
+    with ExitStack() as stack:
+
+        def attach(domain: Domain, target: str, **settings: str) -> str:
+            domain.attach_disk(disk_of({"target": target, **_keys(settings)}))
+            stack.callback(_take_away, domain, target)
+            return domain.device(target)
+
+        yield attach
+
+
+def _take_away(domain: Domain, target: str) -> None:
+    if domain.state is DomainState.RUNNING and any(one.disk.target == target for one in domain.parts.disks):
+        domain.detach_disk(target, force=True)
+
+
+class AttachNetwork(Protocol):
+    """Plugs a network card into a running paravirtual domain and tells which it is."""
+
+    def __call__(self, domain: Domain, **settings: str) -> AttachedNetwork:
+        """:param settings: with the keys of a definition, such as ``mtu="9000"``."""
+
+
+@pytest.fixture
+def attach_network() -> Iterator[AttachNetwork]:
+    """Plugs cards in; those that the test has not detached are taken away at its end."""
+    with ExitStack() as stack:
+
+        def attach(domain: Domain, **settings: str) -> AttachedNetwork:
+            card = domain.attach_network(network_of(_keys(settings)))
+            stack.callback(_take_card_away, domain, card)
+            return card
+
+        yield attach
+
+
+def _take_card_away(domain: Domain, card: AttachedNetwork) -> None:
+    if domain.state is DomainState.RUNNING and card in domain.parts.cards:
+        domain.detach_network(card.lease.mac, force=True)
+
+
+def _keys(settings: Mapping[str, str]) -> dict[str, str]:
+    return {name.replace("_", "-"): value for name, value in settings.items()}
 
 
 def ready_made(name: str) -> Definition:
