@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
+from harness.bus.features import Notification
+from harness.bus.xenbus import XenbusState
 from harness.ring.netif import (
     EXTRA_FLAG_MORE,
     EXTRA_GSO,
     GSO_TYPE_TCPV4,
+    RX_REQUEST,
     TX_ENTRY_SIZE,
+    TX_REQUEST,
     ExtraType,
     Status,
     TxFlags,
 )
-from harness.ring.ring import REQ_PROD
-from tests.unit.backend_guest import Guest, domain_below
+from harness.ring.ring import HEADER_SIZE, REQ_PROD
+from tests.unit.backend_guest import Guest, domain_below, wait_until
 from tests.unit.net_packets import ethernet, tcp_packet
 from tests.unit.netfront import NOT_GRANTED, NetFront, connected
 from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
+CONNECTED = XenbusState.CONNECTED
 CSUM, MORE, EXTRA = int(TxFlags.CSUM_BLANK), int(TxFlags.MORE_DATA), int(TxFlags.EXTRA_INFO)
 PACKET = ethernet(b"a good packet" * 20, kind=0x88B5)
 
@@ -152,4 +160,69 @@ def test_garbage_in_the_transmit_ring_ends_in_an_error_or_in_answers(guest: Gues
                 offset = victim.tx.put()
                 victim.tx.memory[offset : offset + TX_ENTRY_SIZE] = dice.randbytes(TX_ENTRY_SIZE)
             victim.push()
+    assert guest.backend.poll() is None
+
+
+@contextmanager
+def repeating(*actions: Callable[[], object]) -> Iterator[None]:
+    """Do that over and over, in a thread."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.is_set():
+            for action in actions:
+                action()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_what_changes_under_the_backends_eyes_is_read_once(guest: Guest, front: NetFront) -> None:
+    """A thread of the guest's turns a good request into a bad one and back while the backend looks at it."""
+    for _ in range(20):
+        with connected(guest) as victim:
+            write = partial(TX_REQUEST.pack_into, victim.tx.memory, HEADER_SIZE, victim.tx_refs[0])
+            with repeating(partial(write, 0xFFFF, 0, 1, 60), partial(write, 0, 0, 1, 60)):
+                victim.tx.put()
+                victim.push()
+                wait_until("an end", partial(has_ended, guest, victim, 1))
+            if guest.state(victim.device) != CONNECTED:
+                guest.wait_until_failed(victim.device, "crosses its frame")
+
+
+def has_ended(guest: Guest, victim: NetFront, answers: int) -> bool:
+    """Whether a frontend has got its answers, or has been given up."""
+    return victim.tx.unconsumed() >= answers or guest.state(victim.device) != CONNECTED
+
+
+@pytest.mark.parametrize("notification", Notification)
+def test_a_storm_of_events_leaves_other_cards_their_turn(
+    guest: Guest, front: NetFront, peer: Peer, notification: Notification
+) -> None:
+    with connected(guest, notification=notification) as victim:
+        send = guest.end.events.send
+        with repeating(lambda: send(victim.tx_port), lambda: send(victim.rx_port)):
+            for number in range(20):
+                packet = ethernet(bytes([number]) * 100, kind=0x88B5)
+                assert front.send(packet) == [OKAY]
+                assert peer.receive()[1] == packet
+
+
+def test_one_frame_for_everything_confuses_only_its_guest(guest: Guest, front: NetFront, peer: Peer) -> None:
+    """The ring's own page is offered to receive in, and sent from."""
+    with connected(guest) as victim:
+        ring_ref = int(str(victim.nodes["rx-ring-ref"]))
+        for _ in range(50):
+            victim.put(ring_ref, 0, 0, 4096)
+        victim.push()
+        RX_REQUEST.pack_into(victim.rx.memory, victim.rx.put(), 0, ring_ref)
+        victim.rx.push()
+        guest.end.events.send(victim.rx_port)
+        peer.send(b"\xff" * 6 + random.Random(1).randbytes(1400))
+        wait_until("an end", partial(has_ended, guest, victim, 50))
     assert guest.backend.poll() is None
