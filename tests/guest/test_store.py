@@ -41,7 +41,7 @@ def test_xenstore_ls_lists_the_live_tree(pv: Domain) -> None:
     }.items():
         assert nodes[path].startswith(f'"{value}"'), path
     # The guest's own nodes belong to it and are readable by Domain 0; the backend's are the other way round.
-    assert nodes[f"{front}/vbd/51712/ring-ref"].endswith(f"(n{domid},r0)")
+    assert nodes[f"{front}/vbd/51712/queue-0/ring-ref0"].endswith(f"(n{domid},r0)")
     assert nodes[f"{back}/vbd/{domid}/51712/sectors"].endswith(f"(n0,r{domid})")
 
 
