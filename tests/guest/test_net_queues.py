@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -11,7 +12,7 @@ from harness.domain.definition import Network
 from harness.domain.domain import Domain
 from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
-from tests.guest.cards import echo, per_queue, run, serve_echo, use
+from tests.guest.cards import ECHO_PORT, echo, per_queue, run, serve_echo, use
 from tests.guest.conftest import named
 
 TWO, ONE = 0, 1
@@ -47,9 +48,15 @@ def test_there_are_as_many_queues_as_both_ends_want(smp: Domain) -> None:
 def test_connections_spread_over_all_queues_and_data_is_intact(smp: Domain, card: int, queues: int) -> None:
     use(smp, card)
     before = {counter: per_queue(smp, card, counter) for counter in ("tx_packets", "rx_packets")}
-    with ThreadPoolExecutor() as pool:
-        for done in [pool.submit(echo, smp, card, 100_000 + number) for number in range(CONNECTIONS)]:
-            done.result()
+    with ExitStack() as stack, ThreadPoolExecutor(CONNECTIONS) as pool:
+        # One after the other: the guest's listener lets only few wait.
+        opened = [stack.enter_context(smp.connect(ECHO_PORT, card=card)) for _ in range(CONNECTIONS)]
+        transfers = [
+            pool.submit(echo, smp, card, 100_000 + number, connection=connection)
+            for number, connection in enumerate(opened)
+        ]
+        for transfer in transfers:
+            transfer.result()
     for counter, old in before.items():
         grown = [now - then for now, then in zip(per_queue(smp, card, counter), old, strict=True)]
         assert len(grown) == queues

@@ -39,7 +39,7 @@ static u32 pvnet_largest_mtu(struct pvnet *np)
 }
 
 /* Give the network device what has been set up, and what the backend offers. */
-static int pvnet_start(struct pvnet *np)
+static int pvnet_start(struct pvnet *np, bool first)
 {
 	struct net_device *netdev = np->netdev;
 	int err;
@@ -49,7 +49,7 @@ static int pvnet_start(struct pvnet *np)
 	if (err)
 		return err;
 	netdev->max_mtu = pvnet_largest_mtu(np);
-	if (netdev->mtu > netdev->max_mtu)
+	if (netdev->mtu > netdev->max_mtu || (first && np->offered_mtu))
 		dev_set_mtu(netdev, netdev->max_mtu);
 	netdev_update_features(netdev);
 	np->connected = true;
@@ -62,32 +62,10 @@ static int pvnet_start(struct pvnet *np)
 	return 0;
 }
 
-static bool pvnet_is_registered(struct pvnet *np)
-{
-	return np->netdev->reg_state == NETREG_REGISTERED;
-}
-
-/* Begin with the queues that are there; @np is not registered the first time. */
-static int pvnet_go(struct pvnet *np)
-{
-	int err;
-
-	if (!pvnet_is_registered(np)) {
-		if (np->offered_mtu)
-			np->netdev->mtu = pvnet_largest_mtu(np);
-		err = register_netdev(np->netdev);
-		if (err)
-			return err;
-	}
-	rtnl_lock();
-	err = pvnet_start(np);
-	rtnl_unlock();
-	return err;
-}
-
 /* Set everything up for the backend, and say so by state @then. */
 static int pvnet_connect(struct pvnet *np, enum xenbus_state then)
 {
+	bool first = !np->published;
 	int err;
 
 	err = pvnet_read_offers(np);
@@ -100,8 +78,11 @@ static int pvnet_connect(struct pvnet *np, enum xenbus_state then)
 		return err;
 	}
 	err = pvnet_publish(np);
-	if (!err)
-		err = pvnet_go(np);
+	if (!err) {
+		rtnl_lock();
+		err = pvnet_start(np, first);
+		rtnl_unlock();
+	}
 	if (err) {
 		pvnet_teardown_queues(np);
 		pvbus_dev_fatal(np->dev, err, "telling the backend of them");
@@ -205,13 +186,18 @@ static int pvnet_probe(struct pvbus_device *dev)
 {
 	struct net_device *netdev = pvnet_create(dev);
 	struct pvnet *np;
+	int err;
 
 	if (IS_ERR(netdev))
 		return PTR_ERR(netdev);
 	np = netdev_priv(netdev);
 	INIT_WORK(&np->report, pvnet_report);
 	dev_set_drvdata(&dev->dev, np);
-	return 0;
+	/* Now, so that cards have names in the order of their numbers. */
+	err = register_netdev(netdev);
+	if (err)
+		pvnet_destroy(np);
+	return err;
 }
 
 static void pvnet_remove(struct pvbus_device *dev)
@@ -220,8 +206,7 @@ static void pvnet_remove(struct pvbus_device *dev)
 
 	pvnet_disconnect(np);
 	cancel_work_sync(&np->report);
-	if (pvnet_is_registered(np))
-		unregister_netdev(np->netdev);
+	unregister_netdev(np->netdev);
 	pvnet_destroy(np);
 }
 

@@ -88,7 +88,6 @@ static int pvnet_create_queues(struct pvnet *np)
 {
 	u32 i;
 
-	np->max_queues = min_t(u32, num_online_cpus(), PVNET_MAX_QUEUES);
 	np->queues = kvcalloc(np->max_queues, sizeof(*np->queues), GFP_KERNEL);
 	if (!np->queues)
 		return -ENOMEM;
@@ -126,6 +125,7 @@ struct net_device *pvnet_create(struct pvbus_device *dev)
 	struct net_device *netdev;
 	struct pvnet *np;
 	u8 mac[ETH_ALEN];
+	u32 max_queues;
 	int err;
 
 	err = pvnet_read_mac(dev, mac);
@@ -133,13 +133,15 @@ struct net_device *pvnet_create(struct pvbus_device *dev)
 		pvbus_dev_fatal(dev, err, "reading %s/mac", dev->nodename);
 		return ERR_PTR(err);
 	}
-	netdev = alloc_etherdev_mq(sizeof(*np), PVNET_MAX_QUEUES);
+	max_queues = min_t(u32, num_online_cpus(), PVNET_MAX_QUEUES);
+	netdev = alloc_etherdev_mq(sizeof(*np), max_queues);
 	if (!netdev)
 		return ERR_PTR(-ENOMEM);
 	np = netdev_priv(netdev);
 	np->netdev = netdev;
 	np->dev = dev;
 	np->link = dev->link;
+	np->max_queues = max_queues;
 	pvnet_filter_init(np);
 	err = pvnet_create_queues(np);
 	if (err) {
