@@ -115,8 +115,23 @@ void pvblk_complete(struct request *rq)
 	pvblk_finish(rq, NULL);
 }
 
-/* From an interrupt: some may have to end on the CPU that submitted them. */
-static void complete_each(struct request *done)
+static void defer(struct pvblk_ring *ring, struct request *rq)
+{
+	struct pvblk_request *pr = blk_mq_rq_to_pdu(rq);
+	unsigned long flags;
+
+	spin_lock_irqsave(&ring->lock, flags);
+	pr->next = ring->deferred;
+	WRITE_ONCE(ring->deferred, rq);
+	spin_unlock_irqrestore(&ring->lock, flags);
+}
+
+/*
+ * From an interrupt: some may have to end on the CPU that submitted them, and
+ * polled ones must end in the context of a process, as this kernel keeps their
+ * bios in a cache without protection. Whoever polls for them is about to look.
+ */
+static void complete_each(struct pvblk_ring *ring, struct request *done)
 {
 	struct request *here = NULL, *rq;
 
@@ -127,7 +142,9 @@ static void complete_each(struct request *done)
 		pr = blk_mq_rq_to_pdu(rq);
 		done = pr->next;
 		pr->next = NULL;
-		if (!blk_mq_complete_request_remote(rq)) {
+		if (rq->cmd_flags & REQ_POLLED) {
+			defer(ring, rq);
+		} else if (!blk_mq_complete_request_remote(rq)) {
 			pr->next = here;
 			here = rq;
 		}
@@ -274,7 +291,7 @@ static irqreturn_t take_in_interrupt(struct pvblk_ring *ring, u64 *count)
 	++*count;
 	take_and_arm(ring, &done);
 	spin_unlock_irqrestore(&ring->lock, flags);
-	complete_each(done);
+	complete_each(ring, done);
 	return done ? IRQ_HANDLED : IRQ_NONE;
 }
 
@@ -329,10 +346,12 @@ void pvblk_init_poller(struct pvblk_ring *ring)
 /* Take what is there without waiting for an event. Process context. */
 static bool reap(struct pvblk_ring *ring, struct io_comp_batch *iob)
 {
-	struct request *done = NULL;
+	struct request *done;
 	unsigned long flags;
 
 	spin_lock_irqsave(&ring->lock, flags);
+	done = ring->deferred;
+	WRITE_ONCE(ring->deferred, NULL);
 	take_and_arm(ring, &done);
 	ring->counts.polls_found += !!done;
 	spin_unlock_irqrestore(&ring->lock, flags);
@@ -349,8 +368,7 @@ int pvblk_poll(struct blk_mq_hw_ctx *hctx, struct io_comp_batch *iob)
 {
 	struct pvblk_ring *ring = pvblk_ring_of(hctx);
 
-	if (READ_ONCE(ring->front.sring->rsp_prod) ==
-	    READ_ONCE(ring->front.rsp_cons))
-		return 0;
-	return reap(ring, iob);
+	if (ready(&ring->poller) || READ_ONCE(ring->deferred))
+		return reap(ring, iob);
+	return 0;
 }

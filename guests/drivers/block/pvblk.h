@@ -99,6 +99,7 @@ struct pvblk_ring {
 	bool connected;
 	bool polled;			/* by those who wait for requests */
 	bool starved;			/* a request waits for room */
+	struct request *deferred;	/* answered, for who polls for them */
 	bool quiet;			/* no events: an idle CPU is looking */
 	u32 rsp_event;			/* as we last wrote it */
 	u32 in_flight;			/* requests the backend has to answer */

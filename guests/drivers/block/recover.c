@@ -10,10 +10,12 @@ void pvblk_break(struct pvblk *info)
 
 	for (i = 0; i < info->nr_pools; i++) {
 		struct pvblk_ring *ring = &info->rings[i];
-		struct request *done = NULL;
+		struct request *done;
 
 		spin_lock_irqsave(&ring->lock, flags);
 		WRITE_ONCE(info->broken, true);
+		done = ring->deferred;
+		ring->deferred = NULL;
 		pvblk_answer_all(ring, BLK_STS_IOERR, &done);
 		spin_unlock_irqrestore(&ring->lock, flags);
 		pvblk_finish(done, NULL);
