@@ -46,6 +46,26 @@ def interrupts(table: bytes, quiet: Iterable[str] = ("timer", "rtc0", "serial", 
     return total
 
 
+STATISTICS = "/sys/bus/pvbus/devices/*/statistics"
+"""Where a guest's frontends count: a line ``queue-0/doorbells 12`` for each figure."""
+
+
+def doorbells(statistics: bytes) -> int:
+    """How often frontends have rung their backends' doorbells so far.
+
+    :param statistics: what is in all of their statistics.
+    :raise GuestError: it makes no sense.
+    """
+    total = 0
+    for line in statistics.decode(errors="replace").splitlines():
+        name, _, value = line.partition(" ")
+        if name.endswith("doorbells"):
+            if not value.isdigit():
+                raise GuestError(f"the guest's {STATISTICS} make no sense: {line[:80]!r}")
+            total += int(value)
+    return total
+
+
 REGISTER_EVENTS = "memory_region_ops_*"
 """QEMU's trace events for an access to a device register that QEMU itself answers (trace-events of softmmu)."""
 REGION = re.compile(rb"^memory_region_ops_.* name '([^']*)'$", re.MULTILINE)

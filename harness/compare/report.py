@@ -5,8 +5,10 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from harness.bus.features import Notification
 from harness.compare.results import PAIRS, Results
 from harness.compare.statistics import compare, summarise
+from harness.compare.subjects import STRATEGIES
 from harness.compare.workloads import ALL, BlockWorkload, Metric, Workload
 
 STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
@@ -64,6 +66,26 @@ def tables(results: Results) -> list[list[list[str]]]:
     return found
 
 
+def strategy_rows(results: Results) -> list[list[str]]:
+    """Which notification strategy wins where, and by how much against the next one; only a header if none compete."""
+    rows = [["notification", "workload", "best", "against the next"]]
+    for paths in STRATEGIES:
+        for workload in ALL.values():
+            metric = workload.headline
+            rated = []
+            for strategy, path in paths.items():
+                boots = results.samples(path, workload.name, metric)
+                if boots:
+                    rated.append((summarise(boots).median, strategy.value, path))
+            if len(rated) < 2:
+                continue
+            rated.sort(reverse=metric.better == "higher")
+            (_, best, path), (_, second, other), *_ = rated
+            advantage = _advantage(results, path, other, workload.name, metric)
+            rows.append([paths[Notification.ADAPTIVE], workload.name, best, f"{advantage} {second}"])
+    return rows
+
+
 def count_rows(results: Results) -> list[list[str]]:
     """Events per operation: a header and a row for each count; only the header when nothing was counted."""
     rows = [["events per operation", "workload", "path", "count"]]
@@ -95,8 +117,7 @@ def _facts(results: Results) -> list[str]:
 def text(results: Results) -> str:
     """The report for a terminal."""
     parts = ["\n".join(_facts(results)), *map(_aligned, tables(results))]
-    if results.counts:
-        parts.append(_aligned(count_rows(results)))
+    parts += [_aligned(rows) for rows in (strategy_rows(results), count_rows(results)) if len(rows) > 1]
     return "\n\n".join(parts)
 
 
@@ -116,8 +137,7 @@ def page(results: Results) -> str:
     """The report as one self-contained HTML page."""
     facts = "".join(f"<p>{html.escape(fact)}</p>" for fact in _facts(results))
     body = "".join(map(_html_table, tables(results)))
-    if results.counts:
-        body += _html_table(count_rows(results))
+    body += "".join(_html_table(rows) for rows in (strategy_rows(results), count_rows(results)) if len(rows) > 1)
     title = f"Device paths compared, {html.escape(results.started)}"
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{title}</h1>{facts}{body}</body></html>\n'

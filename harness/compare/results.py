@@ -14,9 +14,13 @@ PAIRS: tuple[tuple[str, str], ...] = (
     ("pv-block", "ide"),
     ("pv-block", "virtio-blk"),
     ("pv-block", "null-blk"),
+    ("pv-block", "pv-block-event"),
+    ("pv-block", "pv-block-poll"),
     ("pv-net", "ne2000"),
     ("pv-net", "e1000"),
     ("pv-net", "virtio-net"),
+    ("pv-net", "pv-net-event"),
+    ("pv-net", "pv-net-poll"),
 )
 """Which ratios are reported: numerator, denominator."""
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.compare import counters, subjects
 from harness.compare.burner import busy_cores
 from harness.compare.network import ECHO_PORT, IPERF_PORT, Peer
+from harness.compare.plugging import plugged
 from harness.compare.results import Count, Guest, Host, Results
 from harness.compare.subjects import DevicePath, DiskPath
 from harness.compare.workloads import BlockWorkload, RoundTripWorkload, Sample, StreamWorkload, Workload
@@ -26,8 +27,6 @@ from harness.host.progress import step
 GRACE = 60.0
 """Seconds a run may take beyond its own length before the guest counts as silent."""
 COUNTED_OPERATIONS = 200
-NULL_BLOCK = ("modprobe", "null_blk", "queue_mode=2", "irqmode=0", "gb=4")
-"""The guest's disk without a device: requests through the whole block layer, answered at once."""
 CHUNK = 1 << 20
 
 
@@ -92,7 +91,7 @@ class Comparison:
                     results = results or Results(_host(first), _guest(first), started)
                     peer = _peer(domains, stack)
                     stack.enter_context(busy_cores(self._plan.busy))
-                    self._measure(boot, domains, peer, results)
+                    self._measure(boot, domains, image, peer, results)
         if results is None:
             raise ValueError("a plan needs at least one boot")
         return results
@@ -111,14 +110,18 @@ class Comparison:
                 domain.start_service(["nc", "-ll", "-p", str(ECHO_PORT), "-e", "cat"])
         return domains
 
-    def _measure(self, boot: int, domains: dict[str, Domain], peer: Peer | None, results: Results) -> None:
+    def _measure(
+        self, boot: int, domains: dict[str, Domain], image: Lease, peer: Peer | None, results: Results
+    ) -> None:
         for number in range(self._plan.rounds):
             steps = self._plan.steps()
             # Every other round runs backwards, so that no path is always the one that finds the caches warm.
             for workload, path in steps if number % 2 == 0 else reversed(steps):
                 self._announce(boot, number, workload, path)
                 started = time.monotonic()
-                self._step(boot, domains[f"compare-{path.domain}"], path, workload, peer, results)
+                domain = domains[f"compare-{path.domain}"]
+                with plugged(domain, path, image) as device:
+                    self._step(boot, Run(domain, path, device, workload, peer), results)
                 self._spent += time.monotonic() - started
                 self._done += 1
 
@@ -130,52 +133,68 @@ class Comparison:
         where = f"boot {boot + 1}, round {number + 1}"
         self._tell(f"[{self._done + 1}/{self._total}{left}] {where}: {workload.name} on {path.name}")
 
-    def _step(
-        self, boot: int, domain: Domain, path: DevicePath, workload: Workload, peer: Peer | None, results: Results
-    ) -> None:
+    def _step(self, boot: int, run: Run, results: Results) -> None:
+        path, workload = run.path, run.workload
         first = not results.samples(path.name, workload.name, workload.headline)
-        interrupts = self._interrupts(domain) if first else 0
-        processor, started = counters.processor_seconds(domain.pids), time.monotonic()
-        sample = self._run(domain, path, workload, peer)
-        cores = (counters.processor_seconds(domain.pids) - processor) / (time.monotonic() - started)
+        before = run.events() if first else {}
+        processor, started = counters.processor_seconds(run.domain.pids), time.monotonic()
+        sample = run.measure(self._plan.seconds)
+        cores = (counters.processor_seconds(run.domain.pids) - processor) / (time.monotonic() - started)
         results.add(boot, path.name, workload, sample, cores)
-        if first and sample.operations:
-            taken = self._interrupts(domain) - interrupts
-            results.counts.append(Count(path.name, workload.name, "interrupts", taken / sample.operations))
-        if first and isinstance(workload, BlockWorkload) and isinstance(path, DiskPath) and path.registers:
-            results.counts.append(self._register_accesses(domain, path, workload))
+        if not first:
+            return
+        if sample.operations:
+            for name, count in run.events().items():
+                results.counts.append(Count(path.name, workload.name, name, (count - before[name]) / sample.operations))
+        results.counts += run.register_accesses()
 
-    def _interrupts(self, domain: Domain) -> int:
-        return counters.interrupts(domain.execute(["cat", "/proc/interrupts"]).check().stdout)
 
-    def _register_accesses(self, domain: Domain, path: DiskPath, workload: BlockWorkload) -> Count:
-        """Counted in a run of its own, since tracing slows the guest down."""
-        command = workload.command(self._device(domain, path), operations=COUNTED_OPERATIONS)
-        taken = counters.register_accesses(
-            domain, path.registers, lambda: domain.execute(command, timeout=GRACE).check()
-        )
-        return Count(path.name, workload.name, "register_accesses", taken / COUNTED_OPERATIONS)
+@dataclass(frozen=True)
+class Run:
+    """One workload on one path.
 
-    def _device(self, domain: Domain, path: DiskPath) -> str:
-        """The guest's device file of a disk path."""
-        if path.model is not None:
-            return domain.device(path.target)
-        domain.execute(NULL_BLOCK).check()
-        return f"/dev/{path.target}"
+    :param device: the guest's device file, or its address.
+    """
 
-    def _run(self, domain: Domain, path: DevicePath, workload: Workload, peer: Peer | None) -> Sample:
-        seconds = self._plan.seconds
-        match workload, path, peer:
-            case BlockWorkload(), DiskPath(), _:
-                command = workload.command(self._device(domain, path), seconds=seconds)
-                return workload.parse(domain.execute(command, timeout=seconds + GRACE).check().stdout)
-            case StreamWorkload(), _, Peer():
+    domain: Domain
+    path: DevicePath
+    device: str
+    workload: Workload
+    peer: Peer | None
+
+    def measure(self, seconds: float) -> Sample:
+        match self.workload, self.path, self.peer:
+            case BlockWorkload() as workload, DiskPath(), _:
+                command = workload.command(self.device, seconds=seconds)
+                return workload.parse(self.domain.execute(command, timeout=seconds + GRACE).check().stdout)
+            case StreamWorkload() as workload, _, Peer() as peer:
                 command = workload.command(peer.address, IPERF_PORT, seconds=seconds)
-                return workload.parse(domain.execute(command, timeout=seconds + GRACE).stdout)
-            case RoundTripWorkload(), _, Peer():
-                return workload.parse(peer.round_trips(domain.addresses[0], seconds), seconds)
+                return workload.parse(self.domain.execute(command, timeout=seconds + GRACE).stdout)
+            case RoundTripWorkload() as workload, _, Peer() as peer:
+                return workload.parse(peer.round_trips(self.device, seconds), seconds)
             case _:
-                raise ValueError(f"{workload.name} does not run on {path.name}")
+                raise ValueError(f"{self.workload.name} does not run on {self.path.name}")
+
+    def events(self) -> dict[str, int]:
+        """What the guest has counted so far."""
+        found = {"interrupts": counters.interrupts(self._read("/proc/interrupts"))}
+        if self.path.model == "pv":
+            found["doorbells"] = counters.doorbells(self._read(counters.STATISTICS))
+        return found
+
+    def _read(self, pattern: str) -> bytes:
+        return self.domain.execute(["sh", "-c", f"cat {pattern}"]).check().stdout
+
+    def register_accesses(self) -> list[Count]:
+        """Counted in a run of its own, since tracing slows the guest down."""
+        path, workload = self.path, self.workload
+        if not isinstance(workload, BlockWorkload) or not isinstance(path, DiskPath) or not path.registers:
+            return []
+        command = workload.command(self.device, operations=COUNTED_OPERATIONS)
+        taken = counters.register_accesses(
+            self.domain, path.registers, lambda: self.domain.execute(command, timeout=GRACE).check()
+        )
+        return [Count(path.name, workload.name, "register_accesses", taken / COUNTED_OPERATIONS)]
 
 
 def _peer(domains: dict[str, Domain], stack: ExitStack) -> Peer | None:

@@ -18,6 +18,7 @@ from harness.domain.assembly import Parts
 from harness.domain.connecting import wait_connected
 from harness.domain.definition import Disk, Network
 from harness.domain.disks import AttachedDisk
+from harness.domain.leases import Lease
 from harness.domain.networks import AttachedNetwork
 from harness.domain.paravirtual import Paravirtual, add_disk, add_network
 from harness.host.deadline import Deadline
@@ -58,7 +59,7 @@ class Devices:
 
     # -- disks ---------------------------------------------------------------------------------------------------------
 
-    def attach_disk(self, disk: Disk, deadline: Deadline, guard: Guard) -> None:
+    def attach_disk(self, disk: Disk, deadline: Deadline, guard: Guard, shared_lease: Lease | None = None) -> None:
         """Plug a disk in and wait until the guest has it; when that fails, nothing is left of it.
 
         :raise HarnessError: the image cannot be used, or an end does not connect; says why.
@@ -67,7 +68,7 @@ class Devices:
         device = Device("vbd", self._domid, disk_number(disk.target))
         with self._turn, ExitStack() as undo:
             self._require_free(device, disk.target, [one.disk.target for one in self._parts.disks])
-            (one,) = disks.attach([disk], Path(self._parts.record.scratch[0]), undo)
+            (one,) = disks.attach([disk], Path(self._parts.record.scratch[0]), undo, shared_lease)
             undo.callback(one.release)
             paravirtual.backend.hold(one.lease)
             undo.callback(paravirtual.backend.release, one.lease)

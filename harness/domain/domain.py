@@ -11,6 +11,7 @@ from harness.backend.network_client import NetworkClient
 from harness.domain import disks, networks
 from harness.domain.definition import Disk, Network
 from harness.domain.devices import Devices
+from harness.domain.leases import Lease
 from harness.domain.life import DomainLife, DomainState
 from harness.domain.networks import AttachedNetwork
 from harness.guest.completed import Completed
@@ -120,16 +121,24 @@ class Domain(DomainLife):
 
     # -- devices that come and go, of paravirtual domains --------------------------------------------------------------
 
-    def attach_disk(self, disk: Disk, *, timeout: float = ATTACH_SECONDS, asker: socket.socket | None = None) -> None:
+    def attach_disk(
+        self,
+        disk: Disk,
+        *,
+        shared_lease: Lease | None = None,
+        timeout: float = ATTACH_SECONDS,
+        asker: socket.socket | None = None,
+    ) -> None:
         """Plug a disk in; returns when the guest has it, as :meth:`device` tells. When this fails, nothing is left.
 
+        :param shared_lease: held by the caller on the image, which others have, too.
         :param asker: as for :meth:`execute`.
         :raise UsageError: the image or the target is in use, or of no use.
         :raise HostError: the backend cannot serve the disk; says why.
         """
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"attaching {disk.target} to domain {self.name}")
-        self._plugs.attach_disk(disk, deadline, partial(self._wanted_by, asker))
+        self._plugs.attach_disk(disk, deadline, partial(self._wanted_by, asker), shared_lease)
 
     def detach_disk(self, target: str, *, force: bool = False, timeout: float = DETACH_SECONDS) -> None:
         """Unplug a disk, and give its image free.
