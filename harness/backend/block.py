@@ -12,9 +12,9 @@ from harness.backend.frontend import Frontend
 from harness.backend.image import Image
 from harness.backend.loop import Loop
 from harness.backend.mappings import Mappings
+from harness.bus.backend import BackendDevice
 from harness.bus.features import BlockFeatures, read_block_features, read_notification, read_sector_size
 from harness.bus.nodes import read_or_none
-from harness.bus.xenbus import BackendDevice
 from harness.host.errors import GuestError, HostError
 from harness.hypervisor.link import LinkEnd
 from harness.ring.blkif import ABIS, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE, X86_64

@@ -9,8 +9,8 @@ from contextlib import ExitStack
 
 from harness.backend.frontend import Frontend
 from harness.backend.loop import EDGE, Loop
+from harness.bus.backend import BackendDevice
 from harness.bus.features import Notification
-from harness.bus.xenbus import BackendDevice
 from harness.host.errors import HarnessError
 from harness.hypervisor.events import fence
 from harness.hypervisor.link import LinkEnd

@@ -11,8 +11,9 @@ from harness.backend.console import Console, ConsoleDevice
 from harness.backend.loop import Loop
 from harness.backend.net import NetDevice
 from harness.backend.network_client import NetworkClient
+from harness.bus.backend import Backend, BackendDevice
 from harness.bus.devices import backend_directory
-from harness.bus.xenbus import Backend, BackendDevice, XenbusState, read_state
+from harness.bus.xenbus import XenbusState, read_state
 from harness.host.errors import GuestError, HarnessError
 from harness.hypervisor.link import LinkEnd
 from harness.store.client import StoreClient

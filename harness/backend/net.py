@@ -21,9 +21,9 @@ from harness.backend.net_timer import Timer
 from harness.backend.net_tx import Transmitter
 from harness.backend.network_client import NetworkClient
 from harness.backend.tap import set_carrier, set_offload
+from harness.bus.backend import BackendDevice
 from harness.bus.features import NetFeatures, Notification, read_net_features, read_notification
 from harness.bus.nodes import read_number
-from harness.bus.xenbus import BackendDevice
 from harness.host.errors import GuestError, HostError
 from harness.hypervisor.link import LinkEnd
 

@@ -16,8 +16,8 @@ from harness.backend import domain
 from harness.backend.frontend import Frontend
 from harness.backend.loop import Loop
 from harness.backend.network_client import NetworkClient
+from harness.bus.backend import BackendDevice
 from harness.bus.nodes import read_or_none
-from harness.bus.xenbus import BackendDevice
 from harness.hypervisor.events import fence
 from harness.hypervisor.layout import FRAME_SIZE
 from harness.hypervisor.link import LinkEnd

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.bus.backend import BackendDevice
 from harness.bus.nodes import read_number, read_or_none
 from harness.bus.xenbus import (
-    BackendDevice,
     XenbusState,
     error_path,
     read_state,
