@@ -136,7 +136,7 @@ class NodeSpace(ABC):
 
         :raise StoreError: EACCES; ENOSPC, ENOMEM: a quota.
         """
-        node = self._reachable(who, path, Access.WRITE)
+        node = self._reachable(who, path, Access.WRITE, to_create=True)
         if node is None:
             self._create(who, path, value)
         else:
@@ -149,7 +149,7 @@ class NodeSpace(ABC):
         :raise StoreError: EACCES; ENOSPC, ENOMEM: a quota.
         """
         self._note_node(path)
-        if self._reachable(who, path, Access.WRITE) is None:
+        if self._reachable(who, path, Access.WRITE, to_create=True) is None:
             self._create(who, path, b"")
             self._report(path)
 
@@ -196,15 +196,22 @@ class NodeSpace(ABC):
                 yield current
                 pending.extend(join(current, name) for name in reversed(node.children))
 
-    def _reachable(self, who: Requester, path: str, needed: Access) -> Node | None:
+    def _reachable(self, who: Requester, path: str, needed: Access, *, to_create: bool = False) -> Node | None:
         """The node if it exists and the access is granted; None if it does not exist but might.
 
-        Whether it exists is told only to those who have the access to its nearest existing ancestor.
+        Whether it exists is told only to those who have some of the access to its nearest existing ancestor.
+
+        :param to_create: a node that does not exist will be created: then that ancestor is asked again.
         """
         ancestor = path
         while (asked := self.find(ancestor)) is None:
             ancestor = parent(ancestor)
-        if needed not in access_of(who, asked.permissions):
+        granted = access_of(who, asked.permissions) & needed
+        refused = granted != needed if ancestor == path else not granted
+        if not who.privileged and (refused or (ancestor != path and not to_create)):
+            # The answer depends on the permissions of that node.
+            self._note_node(ancestor)
+        if refused:
             raise StoreError("EACCES")
         return asked if ancestor == path else None
 

@@ -116,7 +116,9 @@ class Peer:
     def heard(self) -> list[tuple[str, str]]:
         """The watch events since the last call."""
         assert not self.receive()
-        events, self.events = self.events, []
+        # The list itself is shared with the transactions of this client.
+        events = list(self.events)
+        self.events.clear()
         return events
 
     def refused(self, operation: int, *parts: str | bytes, raw: bytes = b"") -> str:
