@@ -19,6 +19,8 @@ from harness.ring.netif import EXTRA, EXTRA_GSO, GSO_TYPE_TCPV4, GSO_TYPE_TCPV6,
 
 MAX_PACKET = 17 * FRAME_SIZE
 """More than any packet that a TAP device gives: 64 KiB and an Ethernet header."""
+MAX_WAITING = 1000
+"""Packets that a queue of a TAP device keeps, unless somebody has changed that."""
 HOT_TRIES = 256
 """How often to look for the next packet without having been told of one: an answer often follows."""
 
@@ -101,12 +103,13 @@ class Source:
         self.rest[: len(data)] = data
 
     def drain(self) -> None:
-        """Throw away what is there now.
+        """Throw away what waits; who sends faster than that does not keep us here.
 
         :raise HostError: the TAP device is gone.
         """
-        while self.read([self.header, self.rest]):
-            pass
+        for _ in range(MAX_WAITING):
+            if not self.read([self.header, self.rest]):
+                return
 
     def offload(self) -> Offload:
         """What the header of the packet read last says."""

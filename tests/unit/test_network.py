@@ -149,7 +149,7 @@ def say(sender: socket.socket, size: int, address: str) -> None:
 
 def sizes_of_ip_packets(tap: int) -> list[int]:
     """IP packets that a TAP device without VNET_HDR gives at once."""
-    found = []
+    found: list[int] = []
     while True:
         try:
             packet = os.read(tap, 1 << 17)
