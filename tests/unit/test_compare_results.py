@@ -17,6 +17,7 @@ from harness.compare.workloads import (
     IOPS,
     LATENCY_P99,
     NETWORK_BANDWIDTH,
+    PACED,
     BlockWorkload,
     RoundTripWorkload,
     StreamWorkload,
@@ -144,3 +145,30 @@ def test_the_page_is_whole_and_escapes_what_it_is_given() -> None:
 )
 def test_quantities_have_three_digits(value: float, unit: str, shown: str) -> None:
     assert report.quantity(value, unit) == shown
+
+
+def test_the_report_says_which_strategy_wins_where() -> None:
+    found = results()
+    assert isinstance(READ, BlockWorkload)
+    for path, iops in (("pv-block", 300.0), ("pv-block-event", 100.0), ("pv-block-poll", 200.0), ("virtio-blk", 900.0)):
+        for _ in range(2):
+            found.add(0, path, READ, READ.parse(fio("read", iops)), cores=1.0)
+    header, row = report.strategy_rows(found)
+    assert len(header) == len(row)
+    assert row == ["pv-block", READ.name, "adaptive", "1.50× [1.50–1.50] poll"]
+    assert "adaptive" in report.text(found)
+
+
+def test_a_strategy_alone_wins_nothing() -> None:
+    found = results()
+    assert isinstance(READ, BlockWorkload)
+    found.add(0, "pv-block-event", READ, READ.parse(fio("read", 5.0)), cores=1.0)
+    assert len(report.strategy_rows(found)) == 1
+
+
+def test_of_paced_requests_the_processor_time_is_the_figure_and_less_is_better() -> None:
+    found = results()
+    for path, cores in (("pv-block-event", 0.1), ("pv-block-poll", 0.8)):
+        found.add(0, path, PACED, PACED.parse(fio("read", 100.0)), cores=cores)
+    assert report.strategy_rows(found)[1][2] == "event"
+    assert "--rate_iops=100" in PACED.command("/dev/xvda", seconds=1)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from harness.compare.counters import count_regions, interrupts, processor_seconds
+from harness.compare.counters import count_regions, doorbells, interrupts, processor_seconds
 from harness.host.errors import GuestError
 
 TABLE = b"""           CPU0       CPU1
@@ -28,6 +28,15 @@ def test_device_interrupts_are_counted_over_all_processors() -> None:
 def test_a_table_that_makes_no_sense_is_the_guests_fault(table: bytes) -> None:
     with pytest.raises(GuestError, match="makes no sense"):
         interrupts(table)
+
+
+def test_doorbells_are_summed_over_the_queues_of_all_devices() -> None:
+    block = b"queue-0/requests 9\nqueue-0/doorbells 4\nqueue-1/doorbells 3\n"
+    net = b"0_rx_doorbells 10\n0_tx_packets 99\n0_tx_doorbells 20\n"
+    assert doorbells(block + net) == 37
+    assert doorbells(b"") == 0
+    with pytest.raises(GuestError, match="make no sense"):
+        doorbells(b"queue-0/doorbells many\n")
 
 
 def test_register_accesses_are_counted_by_the_regions_name() -> None:
