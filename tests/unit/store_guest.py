@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from harness.hypervisor.layout import GUEST_STORE_PORT
 from harness.store.carriers import RingCarrier
 from harness.store.connection import Connection
 from harness.store.core import DomainRing, Store
-from harness.store.ring import RING_SIZE
+from harness.store.ring import FEATURES, RING_SIZE
 from harness.store.wire import Decoder, Message, strings
 from tests.unit.linkends import DOMID, Ends, duplicated
 
@@ -57,8 +58,8 @@ class Guest:
         return found
 
 
-def request(kind: int, *parts: str, number: int = 1) -> bytes:
-    return Message(kind, number, 0, strings(*parts)).pack()
+def request(kind: int, *parts: str, number: int = 1, transaction: int = 0) -> bytes:
+    return Message(kind, number, transaction, strings(*parts)).pack()
 
 
 @dataclass
@@ -67,6 +68,12 @@ class Rig:
 
     store: Store
     carriers: list[RingCarrier]
+    owner: Connection
+
+    def introduce(self, ends: Ends, domid: int) -> None:
+        """Connect another domain."""
+        fds = duplicated(ends.link.store_fds())
+        self.store.introduce(self.owner, domid, ends.guest.layout.store_frame, GUEST_STORE_PORT, fds)
 
     def settle(self) -> None:
         """What the server's loop does until there is nothing left to do."""
@@ -80,7 +87,7 @@ class Rig:
 
 
 @contextmanager
-def rig_for(ends: Ends) -> Iterator[Rig]:
+def rig_for(ends: Ends, *, features: int = FEATURES, clock: Callable[[], float] = time.monotonic) -> Iterator[Rig]:
     carriers: list[RingCarrier] = []
 
     def connect(connection: Connection, frame: int, port: int, fds: list[int]) -> DomainRing:
@@ -88,9 +95,10 @@ def rig_for(ends: Ends) -> Iterator[Rig]:
         carriers.append(carrier)
         return carrier
 
-    store = Store(connect)
-    fds = duplicated(ends.link.store_fds())
-    store.introduce(store.connect_tool(), DOMID, ends.guest.layout.store_frame, GUEST_STORE_PORT, fds)
-    yield Rig(store, carriers)
+    store = Store(connect, clock=clock)
+    store.offer_features(DOMID, features)
+    rig = Rig(store, carriers, store.connect_tool())
+    rig.introduce(ends, DOMID)
+    yield rig
     for carrier in carriers:
         carrier.link.close()
