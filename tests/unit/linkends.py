@@ -35,6 +35,11 @@ def duplicated(descriptors: list[int]) -> list[int]:
     return [os.dup(descriptor) for descriptor in descriptors]
 
 
+def status_of(ends: Ends, ref: int) -> int:
+    """What the grantee says of its use of a grant."""
+    return ends.guest.memory[ends.guest.layout.status_frame * FRAME_SIZE + ref]
+
+
 @contextmanager
 def ends_of_a_link(domid: int = DOMID) -> Iterator[Ends]:
     """A small link; Domain 0's processes and a guest hold its ends."""
