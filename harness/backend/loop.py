@@ -35,11 +35,13 @@ ROUNDS_PER_SCAN = 8
 
 GAP = 100e-6
 """Seconds between two looks at idle rings after which somebody else must have had the processor."""
-LOSS_WINDOW = 20e-3
-LOSS_MAX = 2e-3
-"""Seconds that may be lost in such a window before polling is given up."""
+LOSS_WINDOW = 25e-3
+LOSS_MAX = 5e-3
+"""Seconds that may be lost in such a window before polling is given up: more than one slice of a scheduler's time."""
 PAUSES = (50e-3, 2.0)
 """Seconds without polling: the first time, and at most."""
+SOON = 100e-3
+"""Seconds within which a competitor that was there before such a pause shows itself after it."""
 
 FUTILE_MAX = 16
 """Doorbells without work, in a row, after which they are not listened to for a while."""
@@ -110,8 +112,7 @@ class Patience:
             self._loss, self._loss_since = 0.0, now
         self._loss += seconds
         if self._loss > LOSS_MAX:
-            # Soon after the last pause: nothing has changed. Else this is a new story.
-            again = now - self._paused_until < PAUSES[1]
+            again = now - self._paused_until < SOON
             self._pause = min(self._pause * 2, PAUSES[1]) if again else PAUSES[0]
             self._paused_until = now + self._pause
             self.time = 0.0
