@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -111,7 +111,7 @@ def wait_until(what: str, condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def running_domain(runtime: Path, *, console_fd: int | None = None, module: str = MODULE) -> Iterator[Guest]:
+def running_domain(runtime: Path, *, console_fds: Sequence[int] = (), module: str = MODULE) -> Iterator[Guest]:
     """A domain that is introduced to a store, served by a backend process.
 
     :param module: what that process runs.
@@ -129,10 +129,9 @@ def running_domain(runtime: Path, *, console_fd: int | None = None, module: str 
             cmdline="",
         )
         toolstack.add_domain(store, DOMID, link, description)
-        consoles = [] if console_fd is None else [console_fd]
 
         def start() -> Child:
-            backend = start_backend(DOMID, link, module=module, log=runtime / "backend.log", console_fds=consoles)
+            backend = start_backend(DOMID, link, module=module, log=runtime / "backend.log", console_fds=console_fds)
             stack.callback(backend.kill)
             return backend
 
@@ -142,11 +141,11 @@ def running_domain(runtime: Path, *, console_fd: int | None = None, module: str 
 
 
 @contextmanager
-def domain_below(directory: Path, *, console_fd: int | None = None, module: str = MODULE) -> Iterator[Guest]:
+def domain_below(directory: Path, *, console_fds: Sequence[int] = (), module: str = MODULE) -> Iterator[Guest]:
     """As ``running_domain``, with a store and all else of its own in that directory."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HARNESS_RUNTIME", str(directory))
-        with running_domain(directory, console_fd=console_fd, module=module) as guest:
+        with running_domain(directory, console_fds=console_fds, module=module) as guest:
             yield guest
 
 

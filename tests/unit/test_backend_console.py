@@ -5,89 +5,27 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from harness.host.deadline import Deadline
-from harness.hypervisor.events import fence
 from harness.hypervisor.layout import GUEST_CONSOLE_PORT
-from harness.ring.console import IN_PROD, IN_SIZE, OUT_PROD, OUT_SIZE, input_ring, output_ring
-from tests.unit.backend_guest import SECONDS, Guest, domain_below, pattern, wait_until
+from harness.ring.console import IN_PROD, IN_SIZE, OUT_PROD, OUT_SIZE
+from tests.unit.backend_guest import SECONDS, domain_below, pattern, wait_until
 from tests.unit.blockfront import connected
-
-
-@dataclass
-class Terminal:
-    """The guest's end of the console, and the stream that a person would be at."""
-
-    guest: Guest
-    stream: socket.socket
-
-    def __post_init__(self) -> None:
-        page = self.guest.memory(self.guest.end.layout.console_frame)
-        self.words = page.cast("I")
-        self.input = input_ring(page, fence)
-        self.output = output_ring(page, fence)
-
-    def write(self, data: bytes) -> int:
-        """Print, as far as there is room."""
-        length = self.output.write(data)
-        self.notify()
-        return length
-
-    def notify(self) -> None:
-        self.guest.end.events.send(GUEST_CONSOLE_PORT)
-
-    def room_within(self, seconds: float) -> bool:
-        """Whether the guest can print something soon."""
-        deadline = Deadline(seconds, "room in the console's page")
-        while self.output.used == OUT_SIZE and not deadline.expired:
-            time.sleep(0.001)
-        return self.output.used < OUT_SIZE
-
-    def print(self, data: bytes) -> None:
-        """Print all of it, waiting for room as a guest does."""
-        deadline = Deadline(SECONDS, "room in the console's page")
-        while data:
-            data = data[self.write(data) :]
-            if data:
-                deadline.check()
-                self.guest.wait_for_event(GUEST_CONSOLE_PORT)
-
-    def read(self, length: int) -> bytes:
-        """Read what is typed, in the guest."""
-        data = b""
-        deadline = Deadline(SECONDS, f"{length} bytes on the console")
-        while len(data) < length:
-            piece = self.input.read(100)
-            data += piece
-            if piece:
-                self.notify()
-            else:
-                deadline.check()
-                self.guest.wait_for_event(GUEST_CONSOLE_PORT)
-        return data
-
-    def seen(self, length: int) -> bytes:
-        """What comes out of the stream."""
-        data = b""
-        while len(data) < length:
-            data += self.stream.recv(length - len(data))
-        return data
+from tests.unit.terminal import Terminal
 
 
 @pytest.fixture
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     ours, theirs = socket.socketpair()
     ours.settimeout(SECONDS)
-    with ours, theirs, domain_below(tmp_path, console_fd=theirs.fileno()) as guest:
+    with ours, theirs, domain_below(tmp_path, console_fds=[theirs.fileno()]) as guest:
         # Only the backend's copy is left: when it hangs up we see it.
         theirs.close()
-        yield Terminal(guest, ours)
+        yield Terminal(guest, ours, GUEST_CONSOLE_PORT, guest.memory(guest.end.layout.console_frame))
 
 
 def test_what_is_printed_is_seen(terminal: Terminal) -> None:
@@ -142,7 +80,7 @@ def test_nobody_waits_for_a_reader_that_has_left(terminal: Terminal) -> None:
 
 def test_without_a_stream_what_is_printed_is_thrown_away(tmp_path: Path) -> None:
     with domain_below(tmp_path) as guest, socket.socket() as unused:
-        terminal = Terminal(guest, unused)
+        terminal = Terminal(guest, unused, GUEST_CONSOLE_PORT, guest.memory(guest.end.layout.console_frame))
         terminal.print(b"z" * 100_000)
         wait_until("an empty page", lambda: terminal.output.used == 0)
 
