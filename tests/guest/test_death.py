@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.backend.keeper import DEATHS
 from harness.domain import records
 from harness.domain.domain import Domain
 from harness.domain.life import DomainState
@@ -126,13 +127,24 @@ def test_the_guest_powers_off_in_the_middle(request: pytest.FixtureRequest, star
         domain.execute(["sh", "-c", "poweroff -f; sleep 600"], timeout=60)
 
 
-def test_a_backend_is_killed(request: pytest.FixtureRequest, start_domain: StartDomain) -> None:
+def test_backends_die_one_after_the_other(request: pytest.FixtureRequest, start_domain: StartDomain) -> None:
+    """One that dies is replaced, see test_restart.py; but not for ever."""
     domain = start_domain(named("pv", request))
-    pids, backend = domain.pids, domain.parts.record.pids["backend"]
-    error = error_while_busy(domain, lambda: os.kill(backend, signal.SIGKILL))
+    record, pids = domain.parts.record, domain.pids
+
+    def kill() -> None:
+        for restarts in range(DEATHS + 1):
+            os.kill(record.pids["backend"], signal.SIGKILL)
+            deadline = Deadline(30, "another backend process")
+            while restarts < DEATHS and record.restarts == restarts:
+                deadline.check()
+            pids.append(record.pids["backend"])
+
+    error = error_while_busy(domain, kill)
     # Not the guest's fault.
     assert isinstance(error, HostError)
-    assert "backend" in str(error)
+    assert f"the backend of domain {record.domid} ended unexpectedly, as did {DEATHS} before it" in str(error)
+    assert str(domain.logs / "backend.log") in str(error)
     assert_all_gone(domain, pids)
 
 
