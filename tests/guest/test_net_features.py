@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import pytest
@@ -52,6 +53,8 @@ PING = 'ping -q -c 2 -W 5 -s "$2" "$1"'
 FRAGMENTS = r"sed -n 's/^Ip: \([0-9].*\)/\1/p' /proc/net/snmp"
 
 SILENT_PORT = 9
+FLOOD = 400
+"""More packets than a ring holds."""
 HOARDED = 16 << 20
 HOARD = """
 echo "$1" >/proc/sys/net/core/rmem_max
@@ -148,6 +151,28 @@ def test_received_frames_are_lent_to_the_stack_and_come_back(cards: Domain) -> N
     lent, copied = (after[name] - before[name] for name in ("rx_frames_lent", "rx_frames_copied"))
     assert lent > 4 * 1024
     assert copied < lent
+
+
+def found_by_looking(domain: Domain, card: int) -> int:
+    """How often an idle processor has found something in a card's rings."""
+    name = f"vif-{domain.domid}-{card}-"
+    lines = [line.split() for line in run(domain, "cat /sys/bus/pvbus/idle").splitlines()]
+    return sum(int(line[2]) for line in lines if line[0].startswith(name))
+
+
+def test_a_card_that_is_down_keeps_no_processor_busy(cards: Domain) -> None:
+    use(cards, PLAIN)
+    echo(cards, PLAIN, LENGTH)
+    use(cards, DEFAULT)
+    before = found_by_looking(cards, PLAIN)
+    with closing(cards.network.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(cards.network.host_address))
+        for _ in range(FLOOD):
+            sender.sendto(b"for nobody", ("239.1.2.3", SILENT_PORT))
+    echo(cards, DEFAULT, LENGTH)
+    assert found_by_looking(cards, PLAIN) <= before + 1
+    use(cards, PLAIN)
+    echo(cards, PLAIN, LENGTH)
 
 
 def test_a_socket_that_nobody_reads_does_not_starve_the_others(cards: Domain) -> None:

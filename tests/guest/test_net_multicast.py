@@ -22,7 +22,6 @@ ALL_HOSTS, STRANGER = "224.0.0.1", "239.1.2.3"
 """Every host is in the first group."""
 PORT = 9
 PACKETS = 20
-IP_MULTICAST_IF = 32
 
 FRAME = 1514
 IPV6_BYTES = 2 << 20
@@ -59,7 +58,7 @@ def send(domain: Domain, group: str) -> None:
     """Send packets to a group from the host's end of the bridge."""
     with closing(domain.network.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
         interface = socket.inet_aton(domain.network.host_address)
-        sender.setsockopt(socket.IPPROTO_IP, IP_MULTICAST_IF, interface)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, interface)
         for _ in range(PACKETS):
             sender.sendto(b"for a group", (group, PORT))
 

@@ -11,12 +11,16 @@
 static int pvnet_open(struct net_device *netdev)
 {
 	struct pvnet *np = netdev_priv(netdev);
+	u32 i;
 
-	if (np->connected) {
-		pvnet_enable_napi(np);
-		pvnet_kick(np);
+	if (!np->connected) {
+		netif_tx_start_all_queues(netdev);
+		return 0;
 	}
-	netif_tx_start_all_queues(netdev);
+	pvnet_enable_napi(np);
+	for (i = 0; i < np->nr_queues; i++)
+		pvnet_tx_resume(&np->queues[i]);
+	pvnet_kick(np);
 	return 0;
 }
 

@@ -227,6 +227,9 @@ void pvnet_tx_teardown(struct pvnet_queue *q);
 netdev_tx_t pvnet_start_xmit(struct sk_buff *skb, struct net_device *netdev);
 void pvnet_tx_poll(struct pvnet_queue *q);
 
+/* The interface goes up: send, if the ring is not full from before. */
+void pvnet_tx_resume(struct pvnet_queue *q);
+
 /* Ask the backend to add @addr to its list, or to remove it. 0 or -ENOSPC. */
 int pvnet_tx_filter(struct pvnet_queue *q, u8 type, const u8 *addr);
 

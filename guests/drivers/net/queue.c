@@ -119,6 +119,8 @@ static bool pvnet_ready(struct link_poller *p)
 	struct pvnet_queue *q = pvnet_polled(p);
 	struct pvnet_wishes *w = &q->wishes;
 
+	if (READ_ONCE(q->np->broken))
+		return false;
 	if (READ_ONCE(w->rx) && pvnet_rx_waits(q))
 		return true;
 	return READ_ONCE(w->tx) &&
@@ -254,8 +256,16 @@ void pvnet_disable_napi(struct pvnet *np)
 {
 	u32 i;
 
-	for (i = 0; i < np->nr_queues; i++)
-		napi_disable(&np->queues[i].napi);
+	for (i = 0; i < np->nr_queues; i++) {
+		struct pvnet_queue *q = &np->queues[i];
+
+		napi_disable(&q->napi);
+		/* Nobody takes what comes now: it must not keep an idle
+		 * processor looking.
+		 */
+		pvnet_forget_rx(q);
+		pvnet_forget_tx(q);
+	}
 }
 
 void pvnet_kick(struct pvnet *np)

@@ -292,6 +292,17 @@ drop:
 	return NETDEV_TX_OK;
 }
 
+void pvnet_tx_resume(struct pvnet_queue *q)
+{
+	struct netdev_queue *txq = pvnet_txq(q);
+
+	__netif_tx_lock_bh(txq);
+	netif_tx_start_queue(txq);
+	if (!pvnet_tx_has_room(&q->tx))
+		pvnet_tx_pause(q);
+	__netif_tx_unlock_bh(txq);
+}
+
 /* After an event: go on sending when there is room again. */
 void pvnet_tx_poll(struct pvnet_queue *q)
 {
