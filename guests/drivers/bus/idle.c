@@ -24,7 +24,6 @@
 #include <linux/rculist.h>
 #include <linux/sched/idle.h>
 #include <linux/stop_machine.h>
-#include <linux/string.h>
 #include <linux/timex.h>
 #include <asm/tsc.h>
 #include "bus.h"
@@ -315,23 +314,6 @@ void link_poller_remove(struct link_poller *p)
 }
 EXPORT_SYMBOL_GPL(link_poller_remove);
 
-enum link_notification pvbus_read_notification(struct pvbus_device *dev)
-{
-	char *word = pvbus_read(dev->link, PVBUS_NIL, dev->nodename,
-				"notification", NULL);
-	enum link_notification notification = LINK_ADAPTIVE;
-
-	if (IS_ERR(word))
-		return notification;
-	if (!strcmp(word, "event"))
-		notification = LINK_EVENT;
-	else if (!strcmp(word, "poll"))
-		notification = LINK_POLL;
-	kfree(word);
-	return notification;
-}
-EXPORT_SYMBOL_GPL(pvbus_read_notification);
-
 /*
  * /sys/bus/pvbus/idle: one line for each poller with its name, how often it
  * found something and how often not, and the microseconds spent on that.
@@ -359,9 +341,9 @@ ATTRIBUTE_GROUPS(idle);
 
 /* ---- coming and going -------------------------------------------------- */
 
+/* Without an owner: as one, the module could never be unloaded. */
 static struct cpuidle_driver idle_driver = {
 	.name = "pvbus",
-	.owner = THIS_MODULE,
 	.states = { {
 		.enter = enter_idle,
 		.flags = CPUIDLE_FLAG_RCU_IDLE,

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* What drivers say about themselves on the bus: states and errors. */
+/* What drivers say about themselves on the bus, and are told: states, errors. */
 #include <linux/export.h>
 #include <linux/kernel.h>
 #include <linux/slab.h>
+#include <linux/string.h>
 #include "bus.h"
 
 #define CLOSE_TIMEOUT (5 * HZ)
@@ -68,6 +69,23 @@ enum xenbus_state pvbus_read_otherend_state(struct pvbus_device *dev)
 	return state <= XenbusStateReconfigured ? state : XenbusStateUnknown;
 }
 EXPORT_SYMBOL_GPL(pvbus_read_otherend_state);
+
+enum link_notification pvbus_read_notification(struct pvbus_device *dev)
+{
+	char *word = pvbus_read(dev->link, PVBUS_NIL, dev->nodename,
+				"notification", NULL);
+	enum link_notification notification = LINK_ADAPTIVE;
+
+	if (IS_ERR(word))
+		return notification;
+	if (!strcmp(word, "event"))
+		notification = LINK_EVENT;
+	else if (!strcmp(word, "poll"))
+		notification = LINK_POLL;
+	kfree(word);
+	return notification;
+}
+EXPORT_SYMBOL_GPL(pvbus_read_notification);
 
 /*
  * The watch says when to look. Its callback is not needed for that, so this may
