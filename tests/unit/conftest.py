@@ -1,7 +1,7 @@
 """How unit tests run, and the set-up that many of them share.
 
 Examples have no time limit of their own, because the machine may be busy with guests. ``HYPOTHESIS_PROFILE=long``
-makes the random runs a hundred times as long.
+makes the random runs twenty times as long.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.store.core import Store
 from tests.unit.store_peers import Peer, small_store
 
 settings.register_profile("busy-machine", deadline=None)
-settings.register_profile("long", deadline=None, max_examples=10_000)
+settings.register_profile("long", deadline=None, max_examples=2_000)
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "busy-machine")
 settings.load_profile(PROFILE)
 

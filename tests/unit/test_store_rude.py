@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from harness.host.service import socket_path
 from harness.store.client import StoreClient
 from harness.store.wire import HEADER, Message, Op, strings
-from tests.unit.live_store import event
+from tests.unit.live_store import event, store_pid
 
 SECONDS = 20.0
 
@@ -32,8 +35,11 @@ def until_closed(connection: socket.socket) -> None:
         return
 
 
-def test_a_payload_that_is_too_long_costs_its_sender_the_connection(client: StoreClient, rude: socket.socket) -> None:
-    rude.sendall(HEADER.pack(Op.WRITE, 1, 0, 4097) + b"x" * 100)
+@pytest.mark.parametrize("length", [4097, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF])
+def test_a_length_that_cannot_be_costs_its_sender_the_connection(
+    client: StoreClient, rude: socket.socket, length: int
+) -> None:
+    rude.sendall(HEADER.pack(Op.WRITE, 1, 0, length) + b"x" * 100)
     until_closed(rude)
     assert client.exists("/tool")
 
@@ -53,6 +59,27 @@ def test_who_takes_no_events_is_disconnected_and_nobody_waits_for_it(client: Sto
         client.write(f"/flood/{number}", "")
     until_closed(rude)
     assert client.exists("/flood/0")
+
+
+def test_a_flood_of_small_requests_is_not_taken_in_faster_than_it_is_answered(
+    store_runtime: Path, client: StoreClient, rude: socket.socket
+) -> None:
+    client.write("/tool", "")
+    memory = Path(f"/proc/{store_pid(store_runtime)}/statm")
+
+    def resident() -> int:
+        return int(memory.read_text().split()[1]) * resource.getpagesize()
+
+    ask = Message(Op.READ, 1, 0, strings("/")).pack() * 1000
+    answer = Message(Op.READ, 1, 0, b"").pack() * 1000
+    before = resident()
+    with ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(rude.sendall, ask * 50)
+        left = len(answer) * 50
+        while left:
+            left -= len(rude.recv(min(left, 1 << 16)))
+        sending.result(SECONDS)
+    assert resident() - before < 1 << 20
 
 
 def test_half_a_message_stops_nobody(client: StoreClient, rude: socket.socket) -> None:
