@@ -17,9 +17,9 @@ from harness.host.errors import UsageError
 from harness.host.progress import say
 from harness.store.client import StoreClient
 
-XL_KEYS = {"vdev": "target", "target": "path", "access": "readonly", "devtype": "cdrom", "format": None}
-"""What keys of xl's disk specification are called in a definition."""
 XL_POSITIONS = ("target", "format", "vdev", "access")
+XL_KEYS = (*XL_POSITIONS, "devtype")
+"""The keys of xl's disk specification that make sense here. Its target is our image, its vdev our target."""
 XL_ACCESS = {"r": "true", "ro": "true", "w": "false", "rw": "false"}
 
 
@@ -121,7 +121,7 @@ def _xl_settings(text: str) -> dict[str, str]:
     """A disk specification of xl, as far as it makes sense here (xl-disk-configuration(5))."""
     named: dict[str, str] = {}
     positions = list(XL_POSITIONS)
-    for word in text.split(","):
+    for word in map(str.strip, text.split(",")):
         key, equals, value = word.partition("=")
         if not equals:
             if word == "cdrom":
