@@ -64,12 +64,14 @@ class BlockWorkload:
             return CPU
         return IOPS if self.block_size <= 4096 else BLOCK_BANDWIDTH
 
-    def command(self, device: str, *, seconds: float | None = None, operations: int | None = None) -> list[str]:
+    def command(self, device: str, *, seconds: float = 1.0, operations: int | None = None) -> list[str]:
         """The command line that runs it for a time, or for a number of operations.
 
         :param device: such as ``/dev/sda``; a write workload overwrites it.
         """
-        limit = [f"--number_ios={operations}"] if operations else ["--time_based", f"--runtime={seconds}s"]
+        # In whole milliseconds: fio takes half a second for none at all, and then runs without an end.
+        timed = ["--time_based", f"--runtime={round(seconds * 1000)}ms"]
+        limit = [f"--number_ios={operations}"] if operations else timed
         return [
             *("fio", f"--name={self.name}", f"--filename={device}", f"--rw={self.mode}", f"--bs={self.block_size}"),
             *(f"--iodepth={self.depth}", "--ioengine=libaio", "--direct=1", "--norandommap", "--randrepeat=0"),
