@@ -165,4 +165,3 @@ def test_with_polling_hardly_any_does(domain: Domain) -> None:
     done = requests(domain, POLL) - before[1]
     assert done >= 1000
     assert events() - before[0] < done / 4
-

@@ -20,7 +20,8 @@ static void xvd_release(struct gendisk *disk, fmode_t mode)
 	struct pvblk *info = disk->private_data;
 
 	/* A disk that was in use when the backend wanted to close it. */
-	if (!info->gone && !disk_openers(disk))
+	if (!info->gone && !disk_openers(disk) &&
+	    READ_ONCE(info->xbdev->state) == XenbusStateClosing)
 		queue_work(system_long_wq, &info->work);
 }
 
@@ -188,8 +189,8 @@ int pvblk_make_disk(struct pvblk *info)
 	return 0;
 }
 
-/* What the backend says now, after it was reborn or has changed the size. */
-int pvblk_update_disk(struct pvblk *info)
+/* The backend says that the size has changed. */
+int pvblk_resize_disk(struct pvblk *info)
 {
 	struct pvblk_geometry g;
 	int err = pvblk_read_geometry(info, &g);
@@ -200,10 +201,19 @@ int pvblk_update_disk(struct pvblk *info)
 	if (g.sector_size != info->geometry.sector_size)
 		return -EINVAL;
 	info->geometry = g;
-	set_features(info);
 	if (g.sectors != get_capacity(info->disk))
 		set_capacity_and_notify(info->disk, g.sectors);
 	return 0;
+}
+
+/* What a backend that was reborn offers may be something else. */
+int pvblk_update_disk(struct pvblk *info)
+{
+	int err = pvblk_resize_disk(info);
+
+	if (!err)
+		set_features(info);
+	return err;
 }
 
 /* ---- adding and removing it -------------------------------------------- */
@@ -218,6 +228,7 @@ void pvblk_add_disk(struct work_struct *work)
 
 	info->add_error = device_add_disk(&info->xbdev->dev, info->disk, NULL);
 	info->added = !info->add_error;
+	/* What came of it is known before it is over. */
 	smp_store_release(&info->adding, false);
 	queue_work(system_long_wq, &info->work);
 }

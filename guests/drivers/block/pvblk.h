@@ -216,6 +216,7 @@ void pvblk_withdraw(struct pvblk *info);
 
 /* disk.c */
 int pvblk_make_disk(struct pvblk *info);
+int pvblk_resize_disk(struct pvblk *info);
 int pvblk_update_disk(struct pvblk *info);
 void pvblk_add_disk(struct work_struct *work);
 void pvblk_remove_disk(struct pvblk *info);

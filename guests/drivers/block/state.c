@@ -87,7 +87,7 @@ static void connected(struct pvblk *info)
 			connect_new(info);
 		break;
 	case XenbusStateConnected:
-		err = pvblk_update_disk(info);
+		err = pvblk_resize_disk(info);
 		if (err)
 			pvbus_dev_error(info->xbdev, err, "taking the new size of the disk");
 		break;
@@ -161,7 +161,9 @@ static void closing(struct pvblk *info)
 		dev_warn(&info->xbdev->dev, "%s is in use: it closes when the last user has gone\n",
 			 info->disk->disk_name);
 		pvbus_switch_state(info->xbdev, XenbusStateClosing);
-		return;
+		/* Only from now on does the last one to go tell us. */
+		if (disk_openers(info->disk))
+			return;
 	}
 	close_device(info);
 }
@@ -171,8 +173,10 @@ static void closing(struct pvblk *info)
 /* Something of our own has gone wrong: false when there is nothing more to do. */
 static bool sound(struct pvblk *info)
 {
-	const char *complaint = smp_load_acquire(&info->complaint);
+	const char *complaint;
 
+	/* Its value is there when it is. */
+	complaint = smp_load_acquire(&info->complaint);
 	if (info->xbdev->state != XenbusStateConnected)
 		return true;
 	if (complaint) {
@@ -181,7 +185,7 @@ static bool sound(struct pvblk *info)
 				info->complaint_value);
 		return false;
 	}
-	if (info->add_error) {
+	if (!READ_ONCE(info->adding) && info->add_error) {
 		pvbus_dev_fatal(info->xbdev, info->add_error,
 				"adding the disk");
 		return false;
@@ -205,9 +209,8 @@ static void follow_backend(struct pvblk *info)
 		connected(info);
 		break;
 	case XenbusStateClosing:
-		/* What reads the partition table has the disk open, too. */
-		if (own != XenbusStateClosed &&
-		    !smp_load_acquire(&info->adding))
+		/* Who adds the disk lets us know when that is over. */
+		if (own != XenbusStateClosed && !READ_ONCE(info->adding))
 			closing(info);
 		break;
 	case XenbusStateClosed:
