@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from harness.bus import inventory
@@ -182,49 +183,47 @@ def _network_detach(arguments: argparse.Namespace) -> None:
     domain.detach_network(arguments.card, force=arguments.force, timeout=arguments.timeout)
 
 
-def _found(names: list[str], kind: str) -> list[Entry]:
+def _show(names: list[str], kind: str, heads: tuple[str, ...], row: Callable[[Entry], tuple[str, ...]]) -> None:
+    """Print a line for each device of some domains."""
     domids = [records.find(name).domid for name in names]
+    rows: list[tuple[str, ...]] = []
     store = StoreClient.connect_if_running()
-    if store is None:
-        return []
-    with store:
-        return [entry for domid in domids for entry in inventory.devices(store, kind, domid)]
+    if store is not None:
+        with store:
+            rows = [row(entry) for domid in domids for entry in inventory.devices(store, kind, domid)]
+    print_table(heads, rows)
 
 
 def _block_list(arguments: argparse.Namespace) -> None:
-    print_table(
-        ("Vdev", "Name", "BE", "handle", "state", "evt-ch", "ring-ref", "Image", "BE-path"),
-        [
-            (
-                str(one.devid),
-                one.backend("dev"),
-                str(one.backend_domid),
-                str(one.domid),
-                one.backend("state"),
-                one.frontend("event-channel", "queue-0/event-channel"),
-                one.frontend("ring-ref", "ring-ref0", "queue-0/ring-ref", "queue-0/ring-ref0"),
-                one.backend("params"),
-                one.backend_path,
-            )
-            for one in _found(arguments.names, "vbd")
-        ],
-    )
+    def row(one: Entry) -> tuple[str, ...]:
+        return (
+            str(one.devid),
+            one.backend("dev"),
+            str(one.backend_domid),
+            str(one.domid),
+            one.backend("state"),
+            one.frontend("event-channel", "queue-0/event-channel"),
+            one.frontend("ring-ref", "ring-ref0", "queue-0/ring-ref", "queue-0/ring-ref0"),
+            one.backend("params"),
+            one.backend_path,
+        )
+
+    heads = ("Vdev", "Name", "BE", "handle", "state", "evt-ch", "ring-ref", "Image", "BE-path")
+    _show(arguments.names, "vbd", heads, row)
 
 
 def _network_list(arguments: argparse.Namespace) -> None:
-    print_table(
-        ("Idx", "BE", "Mac Addr.", "handle", "state", "evt-ch", "tx-/rx-ring-ref", "BE-path"),
-        [
-            (
-                str(one.devid),
-                str(one.backend_domid),
-                one.backend("mac"),
-                one.backend("handle"),
-                one.backend("state"),
-                one.frontend("event-channel", "event-channel-tx", "queue-0/event-channel", "queue-0/event-channel-tx"),
-                "/".join(one.frontend(f"{way}-ring-ref", f"queue-0/{way}-ring-ref") for way in ("tx", "rx")),
-                one.backend_path,
-            )
-            for one in _found(arguments.names, "vif")
-        ],
-    )
+    def row(one: Entry) -> tuple[str, ...]:
+        return (
+            str(one.devid),
+            str(one.backend_domid),
+            one.backend("mac"),
+            one.backend("handle"),
+            one.backend("state"),
+            one.frontend("event-channel", "event-channel-tx", "queue-0/event-channel", "queue-0/event-channel-tx"),
+            "/".join(one.frontend(f"{way}-ring-ref", f"queue-0/{way}-ring-ref") for way in ("tx", "rx")),
+            one.backend_path,
+        )
+
+    heads = ("Idx", "BE", "Mac Addr.", "handle", "state", "evt-ch", "tx-/rx-ring-ref", "BE-path")
+    _show(arguments.names, "vif", heads, row)

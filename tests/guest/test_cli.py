@@ -109,6 +109,54 @@ def test_list_shows_the_domain(harness: Run, created: str) -> None:
     assert fields["addresses"][0] in table
 
 
+def test_devices_come_and_go(harness: Run, created: str, tmp_path: Path) -> None:
+    (tmp_path / "data.img").write_bytes(secrets.token_bytes(1 << 16))
+    done = harness("block-attach", created, "xvdb", str(tmp_path / "data.img"), "readonly=true")
+    assert done.returncode == 0, done.stderr.decode()
+    read = harness("exec", created, "--", "cat", "/dev/xvdb").stdout
+    assert read == (tmp_path / "data.img").read_bytes()
+    heads, first, second = harness("block-list", created).stdout.decode().splitlines()
+    assert heads.split()[:5] == ["Vdev", "Name", "BE", "handle", "state"]
+    assert first.split()[:5] == ["51712", "xvda", "0", "1", "4"]
+    assert second.split()[:5] == ["51728", "xvdb", "0", "1", "4"]
+    assert str(tmp_path / "data.img") in second
+    assert harness("block-detach", created, "xvdb").returncode == 0
+
+    assert harness("network-attach", created, "mac=00:16:3e:00:99:01").returncode == 0
+    rows = harness("network-list", created).stdout.decode().splitlines()[1:]
+    assert [row.split()[2] for row in rows][1:] == ["00:16:3e:00:99:01"]
+    assert len(json.loads(harness("list", "--json").stdout)[0]["addresses"]) == 2
+    assert harness("network-detach", created, "00:16:3e:00:99:01").returncode == 0
+    assert len(harness("network-list", created).stdout.decode().splitlines()) == 2
+
+
+def test_a_disk_in_use_is_the_guests_fault(harness: Run, created: str) -> None:
+    assert harness("block-attach", created, "xvdb", "size=1MiB").returncode == 0
+    assert harness("exec", created, "--", "sh", "-c", "sleep 600 </dev/xvdb >/dev/null 2>&1 &").returncode == 0
+    busy = harness("block-detach", created, "xvdb", "--timeout", "1")
+    assert busy.returncode == 4
+    assert b"is still using xvdb" in busy.stderr
+    assert b"--force" in busy.stderr
+    assert harness("block-detach", created, "xvdb", "--force").returncode == 0
+    for arguments, words in (
+        (["xvdb", "/nowhere.img"], b"No such file"),
+        (["xvda", "size=1MiB"], b"has a xvda already"),
+        (["xvdb", "size=1MiB", "features.dicsard=false"], b"did you mean 'discard'"),
+    ):
+        refused = harness("block-attach", created, *arguments)
+        assert refused.returncode == 2
+        assert words in refused.stderr
+
+
+def test_a_disk_grows(harness: Run, created: str) -> None:
+    assert harness("block-attach", created, "xvdc", "size=1MiB").returncode == 0
+    assert harness("block-resize", created, "xvdc", "2MiB").returncode == 0
+    assert harness("exec", created, "--", "cat", "/sys/block/xvdc/size").stdout == b"4096\n"
+    assert harness("block-resize", created, "xvdc", "1MiB").returncode == 2
+    assert harness("block-resize", created, "xvdc", "much").returncode == 2
+    assert harness("block-detach", created, "xvdc").returncode == 0
+
+
 def test_exec_passes_both_streams_and_the_status(harness: Run, created: str) -> None:
     done = harness("exec", created, "--", "sh", "-c", "printf 'a\\0\\377b'; echo oops >&2; exit 7")
     assert (done.stdout, done.stderr, done.returncode) == (b"a\0\xffb", b"oops\n", 7)
