@@ -7,6 +7,11 @@
 #include <linux/etherdevice.h>
 #include "pvnet.h"
 
+/* Who looks at a full ring goes on sending before half of it is done, as the
+ * backend then has not run dry.
+ */
+#define PVNET_TX_REFILL	(PVNET_SLOTS / 4)
+
 /* ---- what we want to be notified of ------------------------------------ */
 
 /* An index that has been passed already: no notification will come. */
@@ -124,8 +129,7 @@ static bool pvnet_ready(struct link_poller *p)
 	if (READ_ONCE(w->rx) && pvnet_rx_waits(q))
 		return true;
 	return READ_ONCE(w->tx) &&
-	       (s32)(READ_ONCE(q->tx.ring.sring->rsp_prod) -
-		     READ_ONCE(w->tx_at)) >= 0;
+	       link_ring_responses(&q->tx.ring) >= PVNET_TX_REFILL;
 }
 
 static void pvnet_quiet(struct link_poller *p, bool quiet)
