@@ -33,6 +33,11 @@ def watches(paths: list[str], token: str) -> bytes:
     return b"".join(Message(Op.WATCH, number, 0, strings(path, token)).pack() for number, path in enumerate(paths))
 
 
+def transactions(count: int) -> bytes:
+    """One write with so many requests to start a transaction."""
+    return b"".join(Message(Op.TRANSACTION_START, number, 0, b"\0").pack() for number in range(count))
+
+
 def header(length: int) -> bytes:
     """The header of a read request whose payload has so many bytes."""
     return HEADER.pack(Op.READ, 1, 0, length)
