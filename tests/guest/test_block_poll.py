@@ -24,6 +24,7 @@ JOBS = {
     "flushes between them": ["--rw=randwrite", "--bs=4k", "--iodepth=8", "--fsync=16"],
     "each write made durable": ["--rw=randwrite", "--bs=4k", "--iodepth=8", "--sync=dsync", "--size=1m"],
 }
+TRAPS = ("1 MiB", "4 MiB", "flushes between them")
 SECONDS = 30.0
 """Far longer than any of them takes: the trap is that they never end."""
 
@@ -39,8 +40,9 @@ def domain(request: pytest.FixtureRequest, start_domain_for_module: StartDomain)
     return start_domain_for_module(named("pv", request, disks=disks, networks=()))
 
 
-@pytest.mark.parametrize("job", JOBS)
-@pytest.mark.parametrize("target", [POLLED, LIMITED, UNPOLLED])
+@pytest.mark.parametrize(
+    ("target", "job"), [*((POLLED, job) for job in JOBS), *((one, job) for one in (LIMITED, UNPOLLED) for job in TRAPS)]
+)
 def test_data_survives(domain: Domain, target: str, job: str) -> None:
     domain.execute([*HIPRI, *JOBS[job], f"--filename=/dev/{target}"], timeout=SECONDS).check()
 
