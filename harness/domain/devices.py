@@ -59,9 +59,17 @@ class Devices:
 
     # -- disks ---------------------------------------------------------------------------------------------------------
 
-    def attach_disk(self, disk: Disk, deadline: Deadline, guard: Guard, shared_lease: Lease | None = None) -> None:
+    def attach_disk(
+        self,
+        disk: Disk,
+        settle: Callable[[], object],
+        deadline: Deadline,
+        guard: Guard,
+        shared_lease: Lease | None = None,
+    ) -> None:
         """Plug a disk in and wait until the guest has it; when that fails, nothing is left of it.
 
+        :param settle: waits until a guest whose frontend is connected has made a disk of it.
         :raise HarnessError: the image cannot be used, or an end does not connect; says why.
         """
         paravirtual = self._paravirtual
@@ -75,11 +83,12 @@ class Devices:
             undo.callback(self._remove, device)
             add_disk(paravirtual.store, self._domid, one)
             wait_connected([device], deadline, guard)
+            settle()
             undo.pop_all()
             self._parts.disks.append(one)
 
-    def detach_disk(self, target: str, deadline: Deadline, *, force: bool) -> None:
-        """Unplug a disk.
+    def detach_disk(self, target: str, deadline: Deadline, *, force: bool) -> Device:
+        """Unplug a disk; returns what it was, since the guest may be slower to notice that than its backend.
 
         :param force: take it away even if the guest is using it.
         :raise GuestError: the guest is still using it; it goes when that ends.
@@ -93,7 +102,7 @@ class Devices:
             finally:
                 one.release()
 
-        self._detach(Device("vbd", self._domid, disk_number(target)), target, release, deadline, force=force)
+        return self._detach(Device("vbd", self._domid, disk_number(target)), target, release, deadline, force=force)
 
     def resize_disk(self, target: str, size: int | None, deadline: Deadline, guard: Guard) -> int:
         """Let a disk grow, and the guest see it; returns the size in bytes.
@@ -157,8 +166,8 @@ class Devices:
             self._publish()
             return one
 
-    def detach_network(self, which: str, deadline: Deadline, *, force: bool) -> None:
-        """Unplug a card.
+    def detach_network(self, which: str, deadline: Deadline, *, force: bool) -> Device:
+        """Unplug a card; as :meth:`detach_disk`.
 
         :param which: its MAC address or its number.
         """
@@ -174,7 +183,7 @@ class Devices:
             if client is not None:
                 client.release(card.lease)
 
-        self._detach(Device("vif", self._domid, card.number), card.lease.mac, release, deadline, force=force)
+        return self._detach(Device("vif", self._domid, card.number), card.lease.mac, release, deadline, force=force)
 
     def _publish(self) -> None:
         self._parts.record.addresses = [one.lease.address for one in self._parts.cards]
@@ -193,7 +202,7 @@ class Devices:
 
     def _detach(
         self, device: Device, name: str, release: Callable[[], None], deadline: Deadline, *, force: bool
-    ) -> None:
+    ) -> Device:
         paravirtual = self._paravirtual
         with self._turn:
             ended = self._closing.get(device)
@@ -205,6 +214,7 @@ class Devices:
             hotplug.take_away(paravirtual.store, device)
         try:
             ended.result(CLOSE_SECONDS if force else deadline.left)
+            return device
         except TimeoutError:
             raise GuestError(
                 f"domain {self._name} is still using {name}: it is closing, and goes when the guest lets go of it",

@@ -64,6 +64,12 @@ def _make(path: Path, size: int) -> Path:
     return path
 
 
+def wait_for(targets: Iterable[str]) -> list[str]:
+    """The command that ends when the guest has made some paravirtual disks: it connects to a backend before that."""
+    script = 'for disk; do until [ -b "/dev/$disk" ]; do sleep 0.02; done; done'
+    return ["sh", "-c", script, "sh", *targets]
+
+
 LIST_SCSI_DISKS = ["sh", "-c", "for disk in /sys/block/sd*; do readlink -f $disk; done"]
 """The command whose output tells where each SCSI disk of a guest, which IDE disks are to libata, is plugged in."""
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from harness.backend.network_client import NetworkClient
+from harness.bus.devices import Device
 from harness.domain import disks, networks
 from harness.domain.definition import Disk, Network
 from harness.domain.devices import Devices
@@ -138,7 +139,11 @@ class Domain(DomainLife):
         """
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"attaching {disk.target} to domain {self.name}")
-        self._plugs.attach_disk(disk, deadline, partial(self._wanted_by, asker), shared_lease)
+
+        def settle() -> None:
+            self._running.execute(disks.wait_for([disk.target]), timeout=deadline.left).check()
+
+        self._plugs.attach_disk(disk, settle, deadline, partial(self._wanted_by, asker), shared_lease)
 
     def detach_disk(self, target: str, *, force: bool = False, timeout: float = DETACH_SECONDS) -> None:
         """Unplug a disk, and give its image free.
@@ -148,7 +153,7 @@ class Domain(DomainLife):
         """
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"detaching {target} from domain {self.name}")
-        self._plugs.detach_disk(target, deadline, force=force)
+        self._wait_forgotten(self._plugs.detach_disk(target, deadline, force=force))
 
     def resize_disk(
         self,
@@ -190,7 +195,13 @@ class Domain(DomainLife):
         """
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"detaching card {which} from domain {self.name}")
-        self._plugs.detach_network(which, deadline, force=force)
+        self._wait_forgotten(self._plugs.detach_network(which, deadline, force=force))
+
+    def _wait_forgotten(self, device: Device) -> None:
+        """Wait until the guest's bus has removed a device that is gone: another one may come under its name."""
+        path = f"/sys/bus/pvbus/devices/{device.kind}-{device.domid}-{device.devid}"
+        argv = ["sh", "-c", 'while [ -e "$1" ]; do sleep 0.02; done', "sh", path]
+        self._running.execute(argv, timeout=DETACH_SECONDS).check()
 
     @property
     def _plugs(self) -> Devices:

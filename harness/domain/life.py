@@ -10,7 +10,7 @@ from typing import Self
 
 from harness.backend import launch as backend_launch
 from harness.backend.network_client import NetworkClient
-from harness.domain import networks
+from harness.domain import disks, networks
 from harness.domain.assembly import Parts, assemble
 from harness.domain.definition import Definition
 from harness.domain.devices import Devices
@@ -214,6 +214,8 @@ class DomainLife:
         session.guarded(session.agent.ping(deadline), deadline)
         if self.parts.paravirtual is not None:
             self.parts.paravirtual.wait_connected(deadline, session.watched)
+            targets = [one.disk.target for one in self.parts.disks]
+            session.execute(disks.wait_for(targets), timeout=deadline.left).check()
         for card in self.parts.cards:
             session.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
         self._set_state(DomainState.RUNNING)

@@ -13,10 +13,14 @@ from typing import Any, cast
 
 import pytest
 
+from harness.backend.network_client import Lease
+from harness.bus.features import BlockFeatures
 from harness.domain import logs, messages, records, remote
 from harness.domain.control import ControlServer
+from harness.domain.definition import Disk, Network
 from harness.domain.domain import Domain
 from harness.domain.life import DomainState
+from harness.domain.networks import AttachedNetwork
 from harness.domain.remote import RemoteDomain
 from harness.guest.completed import Completed
 from harness.guest.console import ConsoleLog
@@ -72,6 +76,26 @@ class FakeDomain:
         self.calls.append("end")
         self.release.set()
 
+    def attach_disk(self, disk: Disk, *, asker: socket.socket) -> None:
+        self.calls.append(disk)
+        loop.run(loop.while_connected(asyncio.sleep(0), asker))
+
+    def detach_disk(self, target: str, *, force: bool, timeout: float) -> None:
+        self.calls.append((target, force, timeout))
+        if not force:
+            raise GuestError(f"it is still using {target}", hint="--force")
+
+    def resize_disk(self, target: str, size: int | None, *, asker: socket.socket) -> int:
+        self.calls.append((target, size))
+        return size or 4096
+
+    def attach_network(self, network: Network, *, asker: socket.socket) -> AttachedNetwork:
+        self.calls.append(network)
+        return AttachedNetwork(network, Lease("10.77.0.9", "00:16:3e:00:00:09"), 1)
+
+    def detach_network(self, which: str, *, force: bool, timeout: float) -> None:
+        self.calls.append((which, force, timeout))
+
     def connect(self, port: int, *, timeout: float) -> socket.socket:
         self.calls.append(("connect", port, timeout))
         if self.state is DomainState.RUNNING and timeout < 1:
@@ -109,6 +133,43 @@ def test_a_command_and_its_outcome_pass(domain: FakeDomain, client: RemoteDomain
 def test_errors_pass(client: RemoteDomain) -> None:
     with pytest.raises(GuestError, match="it crashed\n  last console lines:\n    its last line"):
         client.execute(["crash"])
+
+
+def test_devices_are_attached_as_their_settings_say(domain: FakeDomain, client: RemoteDomain) -> None:
+    client.attach_disk({"target": "xvdb", "size": "1MiB", "features.discard": "false"})
+    assert client.attach_network({"mtu": "9000"}) == (1, "00:16:3e:00:00:09", "10.77.0.9")
+    assert domain.calls == [
+        Disk("xvdb", "pv", None, 1 << 20, features=BlockFeatures(discard=False)),
+        Network("pv", mtu=9000),
+    ]
+    with pytest.raises(UsageError, match="did you mean 'size'"):
+        client.attach_disk({"target": "xvdb", "sise": "1MiB"})
+    assert len(domain.calls) == 2
+
+
+def test_devices_are_detached_and_grow(domain: FakeDomain, client: RemoteDomain) -> None:
+    with pytest.raises(GuestError, match="still using xvdb"):
+        client.detach_disk("xvdb", timeout=1.5)
+    client.detach_disk("xvdb", force=True)
+    client.detach_network("0", timeout=2)
+    assert client.resize_disk("xvda", 8192) == 8192
+    assert client.resize_disk("xvda") == 4096
+    assert domain.calls == [
+        ("xvdb", False, 1.5),
+        ("xvdb", True, 10.0),
+        ("0", False, 2.0),
+        ("xvda", 8192),
+        ("xvda", None),
+    ]
+
+
+def test_settings_are_text(server: ControlServer, domain: FakeDomain) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(domain.parts.record.control_socket))
+        messages.send(connection, {"op": "attach-disk", "settings": {"target": 1}})
+        answer = messages.receive(connection, messages.MAX_ANSWER)
+    assert answer is not None
+    assert answer.fields["error"] == "settings is no object of strings"
 
 
 def test_a_long_command_holds_up_nobody(domain: FakeDomain, client: RemoteDomain) -> None:
