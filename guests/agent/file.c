@@ -112,7 +112,8 @@ static ssize_t read_up_to(int fd, unsigned char *data, size_t count, bool *eof)
 		if (got < 0 && errno == EINTR)
 			continue;
 		if (got < 0)
-			return length ? (ssize_t)length : -1;
+			/* Nothing yet is not an error, nor the end. */
+			return length || errno == EAGAIN ? (ssize_t)length : -1;
 		*eof = got == 0;
 		length += got;
 	}

@@ -50,15 +50,20 @@ def counters(domain: Domain, card: int) -> Mapping[str, int]:
     total: dict[str, int] = {}
     for line in run(domain, 'cat "$1/statistics"', node(domain, card)).splitlines():
         name, value = line.split()
-        counter = name.partition("_")[2]
+        counter = _counter(name)
         total[counter] = total.get(counter, 0) + int(value)
     return total
+
+
+def _counter(name: str) -> str:
+    """The counter of a line "queue-0/rx-packets 1", as ethtool calls it."""
+    return name.partition("/")[2].replace("-", "_")
 
 
 def per_queue(domain: Domain, card: int, counter: str) -> list[int]:
     """One counter of each queue."""
     lines = run(domain, 'cat "$1/statistics"', node(domain, card)).splitlines()
-    return [int(line.split()[1]) for line in lines if line.split()[0].partition("_")[2] == counter]
+    return [int(line.split()[1]) for line in lines if _counter(line.split()[0]) == counter]
 
 
 def features(domain: Domain, name: str) -> dict[str, bool]:

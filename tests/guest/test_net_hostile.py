@@ -37,11 +37,11 @@ FILL_RING = """
 for i in 1 2 3 4 5 6 7 8; do
     ping -q -c 1 -W 1 -s 60000 -I "$1" 224.1.1.1 >/dev/null &
 done
-until grep -q "^0_tx_stops [1-9]" "$2/statistics"; do usleep 10000; done
+until grep -q "^queue-0/tx-stops [1-9]" "$2/statistics"; do usleep 10000; done
 """
 """Send more fragments than the ring has room for, to nobody: the queue stops, since the backend answers none."""
 WAIT_FOR_COUNT = """
-until [ "$(sed -n "s/^0_$2 //p" "$1/statistics")" -ge "$3" ]; do usleep 5000; done
+until [ "$(sed -n "s,^queue-0/$2 ,,p" "$1/statistics")" -ge "$3" ]; do usleep 5000; done
 """
 
 
@@ -71,7 +71,7 @@ def grow(store: StoreClient, domain: Domain, counter: str, what: str) -> int:
     """By how much a counter of the first card grows when it gets a packet, and at least how much that must be: 1."""
     before = counters(domain, 0)[counter]
     order(store, domain, 0, what)
-    run(domain, WAIT_FOR_COUNT, node(domain, 0), counter, str(before + 1))
+    run(domain, WAIT_FOR_COUNT, node(domain, 0), counter.replace("_", "-"), str(before + 1))
     return counters(domain, 0)[counter] - before
 
 

@@ -32,7 +32,7 @@ def test_a_table_that_makes_no_sense_is_the_guests_fault(table: bytes) -> None:
 
 def test_doorbells_are_summed_over_the_queues_of_all_devices() -> None:
     block = b"queue-0/requests 9\nqueue-0/doorbells 4\nqueue-1/doorbells 3\n"
-    net = b"0_rx_doorbells 10\n0_tx_packets 99\n0_tx_doorbells 20\n"
+    net = b"queue-0/rx-doorbells 10\nqueue-0/tx-packets 99\nqueue-0/tx-doorbells 20\n"
     assert doorbells(block + net) == 37
     assert doorbells(b"") == 0
     with pytest.raises(GuestError, match="make no sense"):

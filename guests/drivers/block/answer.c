@@ -7,6 +7,7 @@
  * is in flight has been answered.
  */
 #include "pvblk.h"
+#include "trace.h"
 
 /* ---- what has been answered -------------------------------------------- */
 
@@ -216,6 +217,8 @@ static void take_responses(struct pvblk_ring *ring, u32 nr,
 	}
 	for (; nr; nr--) {
 		RING_COPY_RESPONSE(&ring->front, ring->front.rsp_cons, &rsp);
+		trace_pvblk_complete(ring, ring->front.rsp_cons, rsp.id,
+				     rsp.status);
 		ring->front.rsp_cons++;
 		if (rsp.id >= ring->nr_slots ||
 		    !pvblk_slot(ring, rsp.id)->rq) {

@@ -4,6 +4,7 @@
 #include <linux/timex.h>
 #include <asm/tsc.h>
 #include "pvblk.h"
+#include "trace.h"
 
 #define SPIN_US		50
 #define SPIN_BYTES	16384	/* beyond this, copying overlaps waiting */
@@ -126,13 +127,13 @@ static void fill_part(struct pvblk_ring *ring, struct request *rq, u16 id)
 {
 	struct pvblk_slot *slot = pvblk_slot(ring, id);
 	u32 segs = DIV_ROUND_UP(slot->bytes, XEN_PAGE_SIZE);
-	struct blkif_request *req;
+	u32 index = ring->front.req_prod_pvt++;
+	struct blkif_request *req = RING_GET_REQUEST(&ring->front, index);
 	u64 sector = 0;
 
-	req = RING_GET_REQUEST(&ring->front, ring->front.req_prod_pvt);
-	ring->front.req_prod_pvt++;
 	if (segs)
 		sector = blk_rq_pos(rq) + (slot->offset >> SECTOR_SHIFT);
+	trace_pvblk_queue(ring, index, id, slot->op, sector, slot->bytes);
 	if (slot->op == BLKIF_OP_DISCARD)
 		fill_discard(req, rq, id);
 	else if (segs <= BLKIF_MAX_SEGMENTS_PER_REQUEST)
@@ -192,6 +193,7 @@ static void push(struct pvblk_ring *ring, bool spin)
 		notify = link_ring_push_requests(ring->info->link,
 						 &ring->front);
 		ring->counts.doorbells += notify;
+		trace_pvblk_push(ring, ring->front.req_prod_pvt, notify);
 		link_poller_expect(&ring->poller, ring->in_flight);
 	}
 	spin_unlock_irqrestore(&ring->lock, flags);

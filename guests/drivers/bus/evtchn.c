@@ -7,6 +7,7 @@
 #include <linux/slab.h>
 #include <xen/interface/event_channel.h>
 #include "evtchn.h"
+#include "trace.h"
 
 union port_entry {
 	struct link_port port;
@@ -92,6 +93,7 @@ void link_notify(struct link *link, u32 port)
 	vector = read_port(bl, OTHER, remote).vector;
 	if (vector >= bl->info.vectors[OTHER])
 		return;
+	trace_link_notify(port);
 	virt_wmb(); /* what the event tells about comes before it */
 	WRITE_ONCE(ev->pending[OTHER][remote], 1);
 	link_mb(link); /* who unmasks looks at pending after the mask */

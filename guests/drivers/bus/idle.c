@@ -27,6 +27,7 @@
 #include <linux/timex.h>
 #include <asm/tsc.h>
 #include "bus.h"
+#include "trace.h"
 
 #define POLLING_CPU	0
 
@@ -128,6 +129,7 @@ static void begin(struct link_poller *p, u64 now)
 
 static void found(struct link_poller *p, u64 now)
 {
+	trace_link_poll(p->name, true);
 	p->found++;
 	p->window = min(2 * p->window, (u32)WINDOW_MAX);
 	p->backoff = 0;
@@ -137,6 +139,7 @@ static void found(struct link_poller *p, u64 now)
 
 static void in_vain(struct link_poller *p)
 {
+	trace_link_poll(p->name, false);
 	p->in_vain++;
 	if (p->notification == LINK_POLL)
 		return;

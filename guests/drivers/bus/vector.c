@@ -13,6 +13,7 @@
 #include <linux/interrupt.h>
 #include <linux/slab.h>
 #include "evtchn.h"
+#include "trace.h"
 
 /*
  * So many events without work in this time are a storm, and so many are one that
@@ -62,9 +63,12 @@ static void calm_channel(struct work_struct *work)
 
 static void run_handler(struct link_channel *c)
 {
-	bool useful = c->handler(c->port, c->data) != IRQ_NONE;
-	unsigned int pause = throttle_count(&c->throttle, useful);
+	unsigned int pause;
+	bool useful;
 
+	trace_link_event(c->port);
+	useful = c->handler(c->port, c->data) != IRQ_NONE;
+	pause = throttle_count(&c->throttle, useful);
 	if (!pause)
 		return;
 	channel_mask(c, MASKED_BY_THROTTLE);

@@ -89,7 +89,17 @@ const struct ethtool_ops pvnet_ethtool_ops = {
 	.get_channels		= pvnet_get_channels,
 };
 
-/* "N_counter value", a line each, N being the queue. */
+/* A counter as a file name has it: with dashes. */
+static int pvnet_emit(char *buf, int at, u32 queue, u32 i, u64 value)
+{
+	int start = at + sysfs_emit_at(buf, at, "queue-%u/", queue);
+	int end = start + sysfs_emit_at(buf, start, "%s", pvnet_counters[i].name);
+
+	strreplace(buf + start, '_', '-');
+	return end + sysfs_emit_at(buf, end, " %llu\n", value) - at;
+}
+
+/* "queue-N/counter value", a line each. */
 static ssize_t statistics_show(struct device *dev,
 			       struct device_attribute *attr, char *buf)
 {
@@ -99,9 +109,8 @@ static ssize_t statistics_show(struct device *dev,
 
 	for (queue = 0; queue < np->nr_queues; queue++)
 		for (i = 0; i < ARRAY_SIZE(pvnet_counters); i++)
-			at += sysfs_emit_at(buf, at, "%u_%s %llu\n", queue,
-					    pvnet_counters[i].name,
-					    pvnet_counter(&np->queues[queue], i));
+			at += pvnet_emit(buf, at, queue, i,
+					 pvnet_counter(&np->queues[queue], i));
 	return at;
 }
 static DEVICE_ATTR_RO(statistics);

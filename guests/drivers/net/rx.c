@@ -7,6 +7,7 @@
 
 #include <linux/etherdevice.h>
 #include "pvnet.h"
+#include "trace.h"
 
 /* Offer a frame in every free entry. */
 static void pvnet_rx_refill(struct pvnet_queue *q)
@@ -178,6 +179,8 @@ int pvnet_rx_poll(struct pvnet_queue *q, int budget)
 			pvnet_break(np, "an rx response out of its place");
 			break;
 		}
+		trace_pvnet_rx(q, rx->ring.rsp_cons,
+			       rx->ring.rsp_cons % PVNET_SLOTS, p.len);
 		pvnet_rx_deliver(q, &p);
 		rx->ring.rsp_cons += p.entries;
 		/* Before the backend runs dry, but not for every packet. */

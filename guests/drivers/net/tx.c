@@ -9,6 +9,7 @@
 #include <linux/etherdevice.h>
 #include <linux/skbuff.h>
 #include "pvnet.h"
+#include "trace.h"
 
 /* ---- coming and going -------------------------------------------------- */
 
@@ -183,8 +184,9 @@ static u16 pvnet_tx_flags(const struct sk_buff *skb)
 }
 
 /* Copy a packet to the pool and write its requests; the ring has room for it. */
-static void pvnet_tx_put(struct pvnet_tx *tx, struct sk_buff *skb)
+static void pvnet_tx_put(struct pvnet_queue *q, struct sk_buff *skb)
 {
+	struct pvnet_tx *tx = &q->tx;
 	struct pvnet_source src = {};
 	u16 flags = pvnet_tx_flags(skb);
 	u32 offset, len;
@@ -195,6 +197,8 @@ static void pvnet_tx_put(struct pvnet_tx *tx, struct sk_buff *skb)
 		u8 id = pvnet_tx_take_id(tx, first ? PVNET_TX_FIRST :
 						     PVNET_TX_REST);
 
+		if (first)
+			trace_pvnet_xmit(q, tx->ring.req_prod_pvt, id, skb->len);
 		len = min_t(u32, skb->len - offset, XEN_PAGE_SIZE);
 		pvnet_tx_copy(&src, tx->pool.addr + id * XEN_PAGE_SIZE, len);
 		if (offset + len < skb->len)
@@ -273,7 +277,7 @@ netdev_tx_t pvnet_start_xmit(struct sk_buff *skb, struct net_device *netdev)
 		goto drop;
 
 	skb_tx_timestamp(skb);
-	pvnet_tx_put(tx, skb);
+	pvnet_tx_put(q, skb);
 	tx->stats.packets++;
 	tx->stats.bytes += skb->len;
 	dev_consume_skb_any(skb);
