@@ -10,6 +10,7 @@ from harness.backend.console import Console, serve_first_console
 from harness.backend.domain import DomainBackends
 from harness.backend.locks import Locks
 from harness.backend.loop import Loop
+from harness.backend.observe import Observers
 from harness.host.errors import HarnessError, HostError
 from harness.hypervisor.layout import BACKEND_PORTS, BACKEND_VECTOR
 from harness.hypervisor.link import LinkEnd
@@ -53,7 +54,7 @@ def serve(domid: int, link_fds: list[int], streams: list[int], locks_fd: int | N
     link.grants.reset()
     loop = Loop(link.events)
     if locks_fd is not None:
-        _keep_locks(loop, Locks(locks_fd))
+        _keep_locks(loop, Locks(locks_fd, Observers(loop, link).serve))
     serve_first_console(loop, link, BACKEND_PORTS[0], streams[0] if streams else None)
     consoles = {number: Console(f"console {number}", loop, stream) for number, stream in enumerate(streams[1:], 1)}
     # It lives as long as the loop calls it.

@@ -14,6 +14,7 @@ from functools import partial
 from harness.backend.block_pool import Pool
 from harness.backend.image import Image
 from harness.backend.mappings import Mappings
+from harness.backend.trace import RingTrace
 from harness.bus.features import BlockFeatures, Notification
 from harness.hypervisor.events import fence
 from harness.hypervisor.grants import Grant, GrantError
@@ -68,7 +69,10 @@ class BlockRing:
     :param link: where the guest's frames are.
     :param memory: the ring's pages.
     :param port: local port to notify the frontend by.
+    :ivar trace: who is told of all that happens, while somebody wants to know.
     """
+
+    trace: RingTrace | None = None
 
     def __init__(self, name: str, link: LinkEnd, disk: Disk, mappings: Mappings, memory: memoryview, port: int) -> None:
         self.name = name
@@ -80,8 +84,8 @@ class BlockRing:
         self._abi = disk.abi
         self._tail = disk.abi.tail
         self._misaligned = disk.image.logical_size // SECTOR_SIZE - 1
-        self._mappings = mappings
-        self._port = port
+        self.mappings = mappings
+        self.port = port
         self._under_way = 0
         self._barrier: Callable[[], None] | None = None
 
@@ -94,10 +98,12 @@ class BlockRing:
         waiting = ring.unconsumed()
         if not waiting or self._behind_barrier():
             return False
-        memory, unpack = ring.memory, self._abi.request.unpack_from
+        memory, unpack, trace = ring.memory, self._abi.request.unpack_from, self.trace
         for _ in range(waiting):
             offset = ring.take()
             request = unpack(memory, offset)
+            if trace is not None:
+                trace.taken(ring.cons - 1, *request)
             try:
                 done = self._perform(request, offset)
             except (BadRequest, GrantError, OSError):
@@ -125,10 +131,16 @@ class BlockRing:
         return self._barrier is not None
 
     def _answer(self, request: Request, status: int) -> None:
-        ring = self.ring
+        ring, trace = self.ring, self.trace
         self._abi.response.pack_into(ring.memory, ring.put(), request[3], request[0], status)
-        if ring.push():
-            self._link.events.send(self._port)
+        if trace is not None:
+            # The guest may have it as soon as it is pushed, and must not seem to have had it before.
+            trace.answered(ring.prod_pvt - 1, request[3], status)
+        notify = ring.push()
+        if trace is not None:
+            trace.pushed(self.port, notify)
+        if notify:
+            self._link.events.send(self.port)
 
     def _perform(self, request: Request, offset: int) -> bool:
         """Do what a request asks for; False when that will be answered later."""
@@ -167,20 +179,24 @@ class BlockRing:
         # No more segments are offered than one page holds.
         ref = self._abi.indirect.unpack_from(self.ring.memory, offset + self._tail)[1]
         try:
-            return bytes(self._mappings.map(ref, write=False).memory[: count * SEGMENT.size])
+            return bytes(self.mappings.map(ref, write=False).memory[: count * SEGMENT.size])
         finally:
-            self._mappings.release()
+            self.mappings.release()
 
     def _transfer(self, request: Request, operation: int, segments: bytes, sector: int) -> bool:
-        image, mappings = self._image, self._mappings
+        image, mappings, trace = self._image, self.mappings, self.trace
         try:
             pieces, size = self._gather(operation, segments, sector)
+            if trace is not None:
+                trace.disk_begins(request[3], operation, size)
             if operation == WRITE:
                 # The page cache takes it.
                 image.write(pieces, sector, size)
             elif not image.try_read(pieces, sector, size):
                 self._later(request, partial(image.read, pieces, sector, size), self._hold(segments))
                 return False
+            if trace is not None:
+                trace.disk_ends(request[3])
         finally:
             mappings.release()
         return True
@@ -189,7 +205,7 @@ class BlockRing:
         """The guest's memory that the segments describe, adjacent ones joined, and its size in bytes."""
         if operation == WRITE and self._image.readonly:
             raise BadRequest("a write to a read-only disk")
-        memory, mappings, kept = self._link.memory, self._mappings, self._mappings.kept
+        memory, mappings, kept = self._link.memory, self.mappings, self.mappings.kept
         # Persistent grants are mapped for both directions, since the frontend will use them for both.
         write = operation == READ or mappings.persistent
         misaligned = sector & self._misaligned
@@ -218,16 +234,18 @@ class BlockRing:
         return pieces, size
 
     def _hold(self, segments: bytes) -> list[Grant]:
-        return self._mappings.detach({ref for ref, _, _ in SEGMENT.iter_unpack(segments)})
+        return self.mappings.detach({ref for ref, _, _ in SEGMENT.iter_unpack(segments)})
 
     def _later(self, request: Request, action: Callable[[], None], held: list[Grant]) -> None:
         """Have a thread do something and answer the request after that; ``held`` is given back then."""
         self._under_way += 1
+        if self.trace is not None:
+            action = self.trace.on_disk(request[3], request[0], action)
         self._disk.pool.submit(action, partial(self._late_answer, request, held))
 
     def _late_answer(self, request: Request, held: list[Grant], status: Status) -> None:
         self._under_way -= 1
-        self._mappings.give_back(held)
+        self.mappings.give_back(held)
         if request[0] == Operation.WRITE_BARRIER:
             self._barrier = None
         elif self._barrier is not None and not self._under_way:
@@ -241,7 +259,7 @@ class BlockRing:
             pieces, size = self._gather(WRITE, segments, sector) if segments else ([], 0)
             held = self._hold(segments)
         finally:
-            self._mappings.release()
+            self.mappings.release()
 
         def between_flushes() -> None:
             image.flush()

@@ -34,6 +34,8 @@ class Console:
     the stream is closed, or there is no stream, it is thrown away. What is typed waits in the stream until there is
     room for it in the page. Nothing waits in this process: who continues after its death continues with all of it.
 
+    :ivar port: the local port that its page goes with, while there is one.
+
     :param name: for messages.
     :param stream: a descriptor of a bidirectional stream, owned by this object from now on; None to discard.
     """
@@ -44,23 +46,30 @@ class Console:
         self.name = name
         self._loop = loop
         self._stream = stream
+        self.port: int | None = None
         self._page: _Page | None = None
         self._readable = self._writable = stream is not None
         if stream is not None:
             os.set_blocking(stream, False)
             loop.watch(stream, self._stream_is_ready, EDGE)
 
-    def connect(self, page: memoryview, notify: Callable[[], None]) -> None:
+    def connect(self, page: memoryview, port: int, notify: Callable[[], None]) -> None:
         """Serve a page, from where its indices are; ``notify`` tells the guest of every change."""
         self.disconnect()
         self._page = _Page(page, notify)
+        self.port = port
         self._loop.add(self, self._fail)
 
     def disconnect(self) -> None:
         """Leave the page alone. The stream stays, for the next one."""
         if self._page is not None:
             self._loop.remove(self)
-            self._page = None
+            self._page = self.port = None
+
+    @property
+    def rings(self) -> Mapping[str, ByteRing]:
+        """What is in its page, while there is one: by what the guest calls them."""
+        return {} if self._page is None else {"in": self._page.input, "out": self._page.output}
 
     def work(self) -> bool:
         """Copy what can be copied now.
@@ -150,7 +159,7 @@ def serve_first_console(loop: Loop, link: LinkEnd, port: int, stream: int | None
     :param port: the port at this end that the toolstack has bound to the guest's console port.
     """
     console = Console("console 0", loop, stream)
-    console.connect(link.frame(link.layout.console_frame), lambda: link.events.send(port))
+    console.connect(link.frame(link.layout.console_frame), port, lambda: link.events.send(port))
     return console
 
 
@@ -179,7 +188,7 @@ class ConsoleDevice:
         with ExitStack() as connection:
             page = nodes.map(connection, self._link, "ring-ref")
             port = nodes.bind(connection, self._link, "port")
-            self._console.connect(page, lambda: self._link.events.send(port))
+            self._console.connect(page, port, lambda: self._link.events.send(port))
             connection.callback(self._console.disconnect)
             self._connection = connection.pop_all()
         return {}

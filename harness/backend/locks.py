@@ -1,14 +1,16 @@
-"""Keeps the locks on disk images held by a backend process, for as long as that can write to them.
+"""The socket by which the owner of a domain sends descriptors to its backend process.
 
-An image's lease is a set of descriptors (:mod:`harness.domain.leases`). The owner of a domain has them, and sends
-duplicates to the backend process: should the owner be killed, the image stays locked until its backend is dead, too.
+Most are locks. An image's lease is a set of descriptors (:mod:`harness.domain.leases`). The owner has them, and the
+backend process holds duplicates: should the owner be killed, the image stays locked until its backend is dead, too.
+
+The others are sockets of those who want to look into the process (:mod:`harness.backend.observe`).
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from harness.host.deadline import Deadline
 
@@ -16,6 +18,8 @@ MAX_NAME = 4096
 MAX_DESCRIPTORS = 16
 DONE = b"done"
 RELEASE_SECONDS = 10.0
+LOCK, OBSERVE = b"L", b"O"
+"""What a message begins with; the name of an image follows, or what an observer wants."""
 
 
 class LockSender:
@@ -32,14 +36,14 @@ class LockSender:
 
         :param name: of an image, for :meth:`release`.
         """
-        self._send(name, descriptors)
+        self._send(LOCK + _encoded(name), descriptors)
 
     def release(self, name: str) -> None:
         """Have the process close what it holds for an image; returns when it has, or has ended.
 
         :raise DeadlineExpired: it does not answer.
         """
-        if not self._send(name, ()):
+        if not self._send(LOCK + _encoded(name), ()):
             return
         deadline = Deadline(RELEASE_SECONDS, f"the release of {name} by the backend process")
         self._ours.settimeout(deadline.check())
@@ -50,9 +54,17 @@ class LockSender:
         except ConnectionError:
             return
 
-    def _send(self, name: str, descriptors: Sequence[int]) -> bool:
+    def observe(self, word: bytes, descriptor: int) -> bool:
+        """Have the process answer an observer; False when it has ended.
+
+        :param word: what is wanted, of ``harness.backend.observe.WORDS``.
+        :param descriptor: one end of a stream socket, for the process to duplicate.
+        """
+        return self._send(OBSERVE + word, [descriptor])
+
+    def _send(self, message: bytes, descriptors: Sequence[int]) -> bool:
         try:
-            socket.send_fds(self._ours, [name.encode(errors="surrogateescape")[:MAX_NAME]], descriptors)
+            socket.send_fds(self._ours, [message], descriptors)
         except ConnectionError:
             return False
         return True
@@ -62,13 +74,19 @@ class LockSender:
         self.theirs.close()
 
 
+def _encoded(name: str) -> bytes:
+    return name.encode(errors="surrogateescape")[: MAX_NAME - 1]
+
+
 class Locks:
     """The backend process's end.
 
     :param descriptor: of the socket, which it owns from now on.
+    :param observed: called with what an observer wants, and a socket to answer it on.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, observed: Callable[[bytes, int], None]) -> None:
+        self._observed = observed
         self._channel = socket.socket(fileno=descriptor)
         self._channel.setblocking(False)
         self._held: dict[bytes, list[int]] = {}
@@ -84,6 +102,10 @@ class Locks:
             return True
         if not name:
             return False
+        if name.startswith(OBSERVE):
+            for descriptor in descriptors:
+                self._observed(name[len(OBSERVE) :], descriptor)
+            return True
         for descriptor in self._held.pop(name, []):
             os.close(descriptor)
         if descriptors:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from math import inf
 from typing import NoReturn, Protocol
 
+from harness.backend.trace import Trace
 from harness.bus.features import Notification
 from harness.host.errors import HarnessError
 from harness.hypervisor.events import EventChannels
@@ -122,7 +123,10 @@ class Loop:
     """Serves workers and descriptors.
 
     :param events: the event channels; their doorbell ends a sleep, which port it was for does not matter.
+    :ivar trace: who is told of what happens, while somebody wants to know.
     """
+
+    trace: Trace | None = None
 
     def __init__(self, events: EventChannels) -> None:
         self._events = events
@@ -151,11 +155,17 @@ class Loop:
 
     def add(self, worker: Worker, failed: Failed) -> None:
         """Serve a worker; ``failed`` is called when it cannot go on, and removes it."""
+        if self.trace is not None:
+            self.trace.follow(worker)
         if worker.notification == Notification.EVENT:
             self._armed = (*self._armed, (worker, failed))
             self._happened = True
         else:
             self._set_polled((*self._polled, (worker, failed)))
+
+    @property
+    def workers(self) -> list[Worker]:
+        return [worker for worker, _ in (*self._polled, *self._armed)]
 
     def remove(self, worker: Worker) -> None:
         self._armed = tuple(pair for pair in self._armed if pair[0] is not worker)
@@ -246,11 +256,15 @@ class Loop:
 
     def _sleep(self) -> None:
         started = time.monotonic()
+        if self.trace is not None:
+            self.trace.sleeps()
         if self._futile > FUTILE_MAX:
             self._be_deaf()
         else:
             self._listen()
         self._slept = time.monotonic() - started
+        if self.trace is not None:
+            self.trace.wakes()
 
     def _listen(self) -> None:
         for limit in SAFETY_CHECKS:
@@ -283,4 +297,6 @@ class Loop:
     def _heard(self) -> None:
         self._rung = self._happened = True
         self._events.acknowledge()
-        self._events.pending()
+        ports = self._events.pending()
+        if self.trace is not None:
+            self.trace.heard(ports)

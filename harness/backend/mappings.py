@@ -21,11 +21,13 @@ class Mappings:
 
     :param limit: mappings that stay, at most; more than two requests can have.
     :ivar kept: those that stay and were used lately, by grant reference.
+    :ivar held: how many are mapped beyond the request at hand, for requests that take longer.
     """
 
     def __init__(self, grants: GrantMap, *, persistent: bool, limit: int = KEPT_MAX) -> None:
         self.persistent = persistent
         self.kept: dict[int, Grant] = {}
+        self.held = 0
         self._older: dict[int, Grant] = {}
         self._half = limit // 2
         self._grants = grants
@@ -70,30 +72,42 @@ class Mappings:
         :raise GrantError: one has been taken back by now.
         """
         held, self._transient = self._transient, []
+        self.held += len(held)
         try:
             for ref in refs:
                 known = self.kept.get(ref) or self._older.get(ref)
                 if known is not None:
                     held.append(self._grants.map(ref, write=known.write))
+                    self.held += 1
         except GrantError:
             self.give_back(held)
             raise
         return held
 
     def give_back(self, grants: list[Grant]) -> None:
+        """Give back what ``detach`` has returned."""
+        self.held -= len(grants)
+        self._unmap(grants)
+
+    def _unmap(self, grants: list[Grant]) -> None:
         for grant in grants:
             self._grants.unmap(grant)
 
     def release(self) -> None:
         """Give back what was mapped for one request."""
         if self._transient:
-            self.give_back(self._transient)
+            self._unmap(self._transient)
             self._transient.clear()
 
     @property
     def in_use(self) -> int:
         """Mappings that stay."""
         return len(self.kept) + len(self._older)
+
+    @property
+    def transient(self) -> int:
+        """Mappings that end with their request."""
+        return len(self._transient) + self.held
 
     def close(self) -> None:
         """Give back everything; may be called again."""

@@ -36,6 +36,7 @@ class ControlRing:
         self.port = attachment.port
         self.notification = attachment.notification
         self.ring = BackRing(attachment.page, CTRL_ENTRY_SIZE, fence)
+        self.mappings = attachment.mappings
         self._link = attachment.link
         self._page = attachment.page
         self._steering = steering

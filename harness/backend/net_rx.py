@@ -14,6 +14,7 @@ from harness.backend.net_rules import Rules
 from harness.backend.net_source import Offload, Source
 from harness.backend.net_timer import Timer
 from harness.backend.net_window import MAX_FRAMES, Window
+from harness.backend.trace import RingTrace
 from harness.hypervisor.events import fence
 from harness.hypervisor.layout import FRAME_SIZE
 from harness.ring.netif import RX_ENTRY_SIZE, RxFlags, Status
@@ -53,7 +54,10 @@ class Receiver:
     :param rules: which of them, and in what form.
     :param timer: ours alone; its owner calls ``expired``.
     :param changed: called when ``stalled`` has changed.
+    :ivar trace: who is told of all that happens, while somebody wants to know.
     """
+
+    trace: RingTrace | None = None
 
     def __init__(
         self, attachment: Attachment, source: Source, rules: Rules, timer: Timer, changed: Callable[[], None]
@@ -62,6 +66,7 @@ class Receiver:
         self.port = attachment.port
         self.notification = attachment.notification
         self.ring = BackRing(attachment.page, RX_ENTRY_SIZE, fence)
+        self.mappings = attachment.mappings
         self.stalled = False
         self.peers: Sequence[Receiver] = (self,)
         self._events = attachment.link.events
@@ -105,7 +110,10 @@ class Receiver:
         while done < BATCH and not self.stalled and (self._length or self._fetch()) and self._ready():
             self._deliver()
             done += 1
-            if self.ring.push():
+            notify = self.ring.push()
+            if self.trace is not None:
+                self.trace.pushed(self.port, notify)
+            if notify:
                 self._events.send(self.port)
         return done > 0
 
@@ -207,6 +215,8 @@ class Receiver:
         if extras:
             # They take the place of the answer, whatever the request in that slot was.
             answers[1 : 1 + len(extras)] = extras
+        if self.trace is not None:
+            self.trace.received(self.ring.prod_pvt, ids[0], length)
         window.drop(count)
         self._length = 0
         self._scatter = []

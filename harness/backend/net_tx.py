@@ -10,6 +10,7 @@ from harness.backend.net_multicast import MulticastFilter
 from harness.backend.net_ring import Attachment, Slots
 from harness.backend.packet import HEADER_BYTES, MIN_PACKET, find_transport
 from harness.backend.tap import VNET_F_NEEDS_CSUM, VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_GSO_TCPV6, VNET_HDR
+from harness.backend.trace import RingTrace
 from harness.host.errors import GuestError
 from harness.hypervisor.events import fence
 from harness.hypervisor.grants import GrantError
@@ -75,7 +76,10 @@ class Transmitter:
     :param tap: descriptor of a TAP device with VNET_HDR.
     :param multicast: what the guest changes by dummy packets; None: it has not been offered that.
     :param sent: called after a round in which something was sent: an answer may come.
+    :ivar trace: who is told of all that happens, while somebody wants to know.
     """
+
+    trace: RingTrace | None = None
 
     def __init__(
         self, attachment: Attachment, tap: int, multicast: MulticastFilter | None, sent: Callable[[], None]
@@ -86,7 +90,7 @@ class Transmitter:
         self.ring = BackRing(attachment.page, TX_ENTRY_SIZE, fence)
         self._events = attachment.link.events
         self._memory = attachment.link.memory
-        self._mappings = attachment.mappings
+        self.mappings = attachment.mappings
         self._tap = tap
         self._multicast = multicast
         self._sent = sent
@@ -128,6 +132,9 @@ class Transmitter:
         rest = first + FIELDS
         flags = slots[first + 2]
         extras = NO_EXTRAS
+        if self.trace is not None:
+            index = self.ring.cons - (len(slots) - first) // FIELDS
+            self.trace.sent(index, slots[first + 3], slots[first + 4])
         if flags & EXTRA_INFO:
             extras = self._extras(rest)
             rest += extras.slots * FIELDS
@@ -141,7 +148,7 @@ class Transmitter:
         except (BadPacket, GrantError):
             status = Status.ERROR
         finally:
-            self._mappings.release()
+            self.mappings.release()
         self._respond([self._slots[first + 3], *self._slots[rest + 3 : end : FIELDS]], extras.slots, status)
         return end
 
@@ -152,8 +159,13 @@ class Transmitter:
             numbers = [number | upper for number in numbers]
         if extras:
             numbers[1:1] = [NULL] * extras
+        if self.trace is not None:
+            self.trace.answered(self.ring.prod_pvt, numbers[0] & 0xFFFF, status)
         RESPONSES.put(self.ring, numbers)
-        if self.ring.push():
+        notify = self.ring.push()
+        if self.trace is not None:
+            self.trace.pushed(self.port, notify)
+        if notify:
             self._events.send(self.port)
 
     def _extras(self, at: int) -> Extras:
@@ -234,12 +246,12 @@ class Transmitter:
 
     def _frames(self, refs: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
         """The frames behind grant references; a slot without bytes need not have one."""
-        kept = self._mappings.kept
+        kept = self.mappings.kept
         try:
             return [kept[ref].frame for ref in refs]
         except KeyError:
             return [
-                self._mappings.map(ref, write=False).frame if size else 0 for ref, size in zip(refs, sizes, strict=True)
+                self.mappings.map(ref, write=False).frame if size else 0 for ref, size in zip(refs, sizes, strict=True)
             ]
 
     def _join(self, parts: Iterable[tuple[int, int, int]]) -> list[memoryview]:

@@ -70,6 +70,8 @@ class Window:
         if grant is None:
             self._refused.add(number)
             return self.sink
+        if not self._mappings.persistent:
+            self._mappings.held += 1
         return grant.memory
 
     def refused(self, count: int) -> list[int]:
@@ -89,6 +91,7 @@ class Window:
             grant = self._transient.popleft()
             if grant is not None:
                 self._grants.unmap(grant)
+                self._mappings.held -= 1
 
     def arm(self, count: int) -> bool:
         """Have the frontend notify us when there are ``count`` frames; True when there are that many already.

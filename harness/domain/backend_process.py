@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
@@ -65,6 +66,14 @@ class BackendProcess:
         with self._lock:
             if self._leases.pop(str(lease.path), None) is not None and self._locks is not None:
                 self._locks.release(str(lease.path))
+
+    def observe(self, word: bytes) -> socket.socket:
+        """A stream that the process answers on, see :mod:`harness.backend.observe`; it ends when the process does."""
+        ours, theirs = socket.socketpair()
+        with theirs, self._lock:
+            if self._locks is not None:
+                self._locks.observe(word, theirs.fileno())
+        return ours
 
     def _start(self) -> Child:
         with self._lock:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from harness.backend import observe
 from harness.domain import messages
 from harness.domain.definition_settings import disk_of, network_of
 from harness.domain.domain import SSH_PORT, Domain
@@ -55,6 +56,8 @@ class ControlServer:
             "resize-disk": self._resize_disk,
             "attach-network": self._attach_network,
             "detach-network": self._detach_network,
+            "observe": self._observe,
+            "trace-guest": self._trace_guest,
         }
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(str(domain.parts.record.control_socket))
@@ -174,6 +177,17 @@ class ControlServer:
         timeout, force = request.seconds("timeout"), request.get("force", bool)
         self._domain.detach_network(request.get("which", str), force=force, timeout=timeout)
         messages.send(connection, {})
+
+    def _observe(self, request: Message, connection: socket.socket) -> None:
+        word = request.get("word", str).encode()
+        if word not in observe.WORDS:
+            raise UsageError(f"nobody can observe {word!r} of domain {self._domain.name}")
+        with self._domain.observe(word) as stream:
+            messages.send(connection, {}, [stream.fileno()])
+
+    def _trace_guest(self, _request: Message, connection: socket.socket) -> None:
+        messages.send(connection, {})
+        self._domain.trace_guest(connection)
 
     def _ssh(self, request: Message, connection: socket.socket) -> None:
         if self._domain.state is not DomainState.RUNNING:

@@ -120,6 +120,26 @@ class Domain(DomainLife):
             return disks.virtio_device(target, self.execute(disks.LIST_VIRTIO_DISKS).check().text)
         return f"/dev/{target}"
 
+    # -- looking at its rings, of paravirtual domains ------------------------------------------------------------------
+
+    def observe(self, word: bytes) -> socket.socket:
+        """A stream that the backend process answers on, see :mod:`harness.backend.observe`."""
+        paravirtual = self.parts.paravirtual
+        if paravirtual is None:
+            raise UsageError(
+                f"domain {self.name} has no rings: its devices are emulated",
+                hint="create one that has: harness create guests/pv.yaml",
+            )
+        return paravirtual.backend.observe(word)
+
+    def trace_guest(self, connection: socket.socket) -> None:
+        """Have the frontends' trace, lines of text, sent to a connection until its peer hangs up.
+
+        :raise AgentError: the guest's kernel cannot be traced.
+        """
+        self._require(DomainState.RUNNING)
+        self._running.trace_guest(connection)
+
     # -- devices that come and go, of paravirtual domains --------------------------------------------------------------
 
     def attach_disk(

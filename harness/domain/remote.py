@@ -114,6 +114,27 @@ class RemoteDomain:
         with self._connect() as connection:
             self._ask(connection, "detach-network", which=which, force=force, timeout=timeout)
 
+    def observe(self, word: bytes) -> socket.socket:
+        """A stream that the backend process answers on, see :mod:`harness.backend.observe`.
+
+        :raise UsageError: the domain has no backend process.
+        """
+        with self._connect() as connection:
+            answer = self._ask(connection, "observe", word=word.decode())
+        if not answer.descriptors:
+            raise HostError(f"the owner of domain {self.name} gave no connection to its backend process")
+        return socket.socket(fileno=answer.descriptors.pop())
+
+    def open_guest_trace(self) -> socket.socket:
+        """A stream of lines, see :mod:`harness.guest.tracefs`; the guest is traced until it is closed."""
+        connection = self._connect()
+        try:
+            self._ask(connection, "trace-guest")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
     def open_console(self, which: str, number: int = 0) -> socket.socket:
         """A stream that is the console.
 

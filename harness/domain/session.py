@@ -14,6 +14,7 @@ from qemu.qmp import QMPError
 from harness.backend.network_client import SERVICE as NETWORK
 from harness.backend.network_client import NetworkClient
 from harness.domain.assembly import Parts
+from harness.guest import tracefs
 from harness.guest.agent import AgentClient
 from harness.guest.completed import Completed
 from harness.guest.console import ConsoleLog
@@ -102,6 +103,14 @@ class Session:
                 stream.shutdown(socket.SHUT_RDWR)
             await asyncio.wait(self._pv_console_ends)
         self.monitor.close()
+
+    def trace_guest(self, connection: socket.socket) -> None:
+        """Send the frontends' trace to a connection; see :meth:`harness.domain.domain.Domain.trace_guest`."""
+        connection.setblocking(False)
+        deadline = Deadline(tracefs.FOREVER, f"the end of the trace of domain {self._name}")
+        with suppress(HostError):
+            # That whoever wanted it has gone, is how it ends.
+            self.guarded(loop.while_connected(tracefs.follow(self.agent, connection), connection), deadline)
 
     # -- the monitor stands before everything that waits for the guest; these are for threads other than the loop's ---
 

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -232,6 +232,16 @@ class AgentClient:
                     return bytes(content)
                 if not data:
                     raise AgentError(f"reading {path} in the guest gives neither data nor its end")
+        finally:
+            await self._abandon(handle)
+
+    async def follow_file(self, path: str, deadline: Deadline) -> AsyncGenerator[bytes, None]:
+        """What comes out of a file that has no end, such as a trace; empty when there is nothing just now."""
+        handle = await self._open(path, "r", deadline)
+        try:
+            while True:
+                wanted: dict[str, object] = {"handle": handle, "count": _FILE_CHUNK}
+                yield Fields("guest-file-read", await self.request("guest-file-read", wanted, deadline)).data("buf-b64")
         finally:
             await self._abandon(handle)
 

@@ -185,6 +185,10 @@ class EventChannels:
             raise EventError(f"port {port} is in state {state}, which no link has") from None
         return known, remote if known == PortState.INTERDOMAIN else None
 
+    def flags(self, port: int) -> tuple[bool, bool]:
+        """Whether a local port is pending, and whether it is masked."""
+        return bool(self._pending[port]), bool(self._mask[port])
+
     def send(self, port: int) -> None:
         """Raise an event at the other end of a local port. Nobody hears it while the port is unbound.
 

@@ -41,6 +41,11 @@ class ByteRing:
         return cons, prod, used
 
     @property
+    def indices(self) -> tuple[int, int]:
+        """A copy of the consumer and the producer index, as they are."""
+        return self._words[self._cons], self._words[self._prod]
+
+    @property
     def used(self) -> int:
         """Bytes that wait to be read.
 

@@ -98,6 +98,12 @@ class _Ring(ABC):
         self.prod_pvt = (index + 1) & U32
         return HEADER_SIZE + (index & self._mask) * self._entry_size
 
+    @property
+    def shared(self) -> tuple[int, int, int, int]:
+        """A copy of the shared indices, as they are: ``req_prod``, ``req_event``, ``rsp_prod``, ``rsp_event``."""
+        req_prod, req_event, rsp_prod, rsp_event = self._words[: RSP_EVENT + 1]
+        return req_prod, req_event, rsp_prod, rsp_event
+
     def push(self) -> bool:
         """Publish the entries put so far; True when the other end has to be notified."""
         old, new = self._published, self.prod_pvt

@@ -103,7 +103,7 @@ def test_a_successor_that_cannot_be_started_is_a_failure(helper: Helper) -> None
 HOLDER = """
 import sys
 from harness.backend.locks import Locks
-locks = Locks(int(sys.argv[1]))
+locks = Locks(int(sys.argv[1]), lambda word, descriptor: None)
 import select
 while True:
     select.select([locks], [], [])
