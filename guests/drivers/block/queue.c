@@ -310,7 +310,11 @@ static blk_status_t pvblk_queue_rq(struct blk_mq_hw_ctx *hctx,
 	if (!room) {
 		/* Others that were put before it may not have been sent. */
 		push(ring, false);
-		return BLK_STS_DEV_RESOURCE;
+		/*
+		 * The queue may have been started again already, before the
+		 * request is where that finds it: so have it run later, too.
+		 */
+		return BLK_STS_RESOURCE;
 	}
 	blk_mq_start_request(rq);
 	put_parts(ring, rq, op);
