@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
-from harness.backend.loop import EDGE, Loop
+from harness.backend.loop import Loop
 from harness.backend.mappings import Mappings
 from harness.backend.net_timer import Timer
 from harness.backend.trace import Trace, Traceable
@@ -103,7 +103,8 @@ class _TraceReader:
         self._timer = Timer()
         self._trace = trace = Trace(connection, self._timer.start)
         loop.watch(self._timer.descriptor, self._expired)
-        loop.watch(connection.fileno(), self._ready, EDGE)
+        # Not for room in it: what we send would make us send more, about our having been woken.
+        loop.watch(connection.fileno(), self._close)
         loop.trace = trace
         for worker in loop.workers:
             trace.follow(worker)
@@ -112,20 +113,8 @@ class _TraceReader:
         self._timer.acknowledge()
         self._trace.flush()
 
-    def _ready(self) -> None:
-        """There is room in the socket, or the reader has gone: it never says anything."""
-        try:
-            gone = self._connection.recv(1) == b""
-        except BlockingIOError:
-            gone = False
-        except OSError:
-            gone = True
-        if gone:
-            self._close()
-        else:
-            self._trace.flush()
-
     def _close(self) -> None:
+        """The reader, who never says anything, has gone."""
         self._loop.trace = None
         for worker in self._loop.workers:
             if isinstance(worker, Traceable):

@@ -155,7 +155,7 @@ class Trace:
         self.put(What.WAKES)
 
     def flush(self) -> None:
-        """Send what the reader takes.
+        """Send what the reader takes, and try again later if that is not all.
 
         The reader may have gone: whoever watches the socket sees that.
         """
@@ -165,9 +165,10 @@ class Trace:
             except OSError:
                 break
             self._unsent = self._unsent[done:]
-        if self._expected:
-            self._expected = False
-            self._later(0)
+        behind = bool(self._unsent)
+        if behind or self._expected:
+            self._later(DELAY if behind else 0)
+        self._expected = behind
 
     def _fill(self) -> bool:
         if not self._unsent:

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harness import __version__
-from harness.cli import access, boot, compare, devices, doctor, domains, gc, images, store, suite
+from harness.cli import access, boot, compare, devices, doctor, domains, gc, images, seeing, store, suite
 from harness.cli.arguments import parse
 from harness.host.errors import HarnessError, HostError
 
-VERBS = (doctor, images, boot, domains, devices, access, store, compare, suite, gc)
+VERBS = (doctor, images, boot, domains, devices, access, store, seeing, compare, suite, gc)
 INTERRUPTED = 130
 
 

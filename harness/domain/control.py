@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from harness.backend import observe
@@ -186,8 +187,7 @@ class ControlServer:
             messages.send(connection, {}, [stream.fileno()])
 
     def _trace_guest(self, _request: Message, connection: socket.socket) -> None:
-        messages.send(connection, {})
-        self._domain.trace_guest(connection)
+        self._domain.trace_guest(connection, partial(messages.send, connection, {}))
 
     def _ssh(self, request: Message, connection: socket.socket) -> None:
         if self._domain.state is not DomainState.RUNNING:

@@ -132,13 +132,14 @@ class Domain(DomainLife):
             )
         return paravirtual.backend.observe(word)
 
-    def trace_guest(self, connection: socket.socket) -> None:
+    def trace_guest(self, connection: socket.socket, started: Callable[[], None]) -> None:
         """Have the frontends' trace, lines of text, sent to a connection until its peer hangs up.
 
+        :param started: called when they are being traced.
         :raise AgentError: the guest's kernel cannot be traced.
         """
         self._require(DomainState.RUNNING)
-        self._running.trace_guest(connection)
+        self._running.trace_guest(connection, started)
 
     # -- devices that come and go, of paravirtual domains --------------------------------------------------------------
 

@@ -104,13 +104,14 @@ class Session:
             await asyncio.wait(self._pv_console_ends)
         self.monitor.close()
 
-    def trace_guest(self, connection: socket.socket) -> None:
+    def trace_guest(self, connection: socket.socket, started: Callable[[], None]) -> None:
         """Send the frontends' trace to a connection; see :meth:`harness.domain.domain.Domain.trace_guest`."""
         connection.setblocking(False)
         deadline = Deadline(tracefs.FOREVER, f"the end of the trace of domain {self._name}")
         with suppress(HostError):
             # That whoever wanted it has gone, is how it ends.
-            self.guarded(loop.while_connected(tracefs.follow(self.agent, connection), connection), deadline)
+            work = tracefs.follow(self.agent, connection, started)
+            self.guarded(loop.while_connected(work, connection), deadline)
 
     # -- the monitor stands before everything that waits for the guest; these are for threads other than the loop's ---
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import NamedTuple
 
@@ -49,15 +49,17 @@ class TraceLine(NamedTuple):
     fields: Mapping[str, str]
 
 
-async def follow(agent: AgentClient, connection: socket.socket) -> None:
+async def follow(agent: AgentClient, connection: socket.socket, started: Callable[[], None]) -> None:
     """Send the lines of a trace to a non-blocking connection, until cancelled. Nothing is left in the guest then.
 
+    :param started: called when events are being traced.
     :raise AgentError: the guest's kernel cannot be traced.
     """
-    started = await agent.exec(["sh", "-c", START], Deadline(SECONDS, "the start of a trace in the guest"))
     try:
-        if started.status != 0:
-            raise AgentError(f"the guest's kernel cannot be traced: {started.stderr.decode(errors='replace').strip()}")
+        done = await agent.exec(["sh", "-c", START], Deadline(SECONDS, "the start of a trace in the guest"))
+        if done.status != 0:
+            raise AgentError(f"the guest's kernel cannot be traced: {done.stderr.decode(errors='replace').strip()}")
+        started()
         await _copy(agent, connection)
     finally:
         # The agent closes the trace first: an instance that is open cannot be removed.

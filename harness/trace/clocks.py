@@ -1,0 +1,115 @@
+"""How far the guest's clock is from the host's, from requests alone.
+
+A request is submitted before the backend takes it, and answered before the guest completes it. Each of these pairs is a
+bound on ``host - guest``, one from above and one from below, as a round trip of NTP gives them; of many, the tightest
+count. The clocks may also run at slightly different speeds, so the bounds are laid along a line.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.trace.events import GUEST, HOST, Event
+
+SAMPLES = 4096
+"""Of each kind of bound that are remembered."""
+BIN = 250_000_000
+"""Nanoseconds in which the clocks do not drift apart by more than other things matter."""
+
+
+@dataclass(frozen=True)
+class Offset:
+    """``host = guest + offset(guest)``.
+
+    :param base: nanoseconds at the guest's time ``at``.
+    :param slope: nanoseconds per nanosecond.
+    :param uncertainty: nanoseconds that it may be wrong in either direction.
+    """
+
+    base: float = 0.0
+    at: int = 0
+    slope: float = 0.0
+    uncertainty: float = float("inf")
+
+    def host(self, guest: int) -> int:
+        """The host's time at a guest's time."""
+        return guest + round(self.base + self.slope * (guest - self.at))
+
+
+class Clocks:
+    """Takes events in, each clock's in their order, and finds the offset between the clocks."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[tuple[str, str, int], Event] = {}
+        self._above: deque[tuple[int, int]] = deque(maxlen=SAMPLES)
+        self._below: deque[tuple[int, int]] = deque(maxlen=SAMPLES)
+
+    def add(self, event: Event) -> None:
+        """Take in an event, which may be one end of a bound."""
+        if event.index is None or event.what not in ("submitted", "taken", "answered", "completed"):
+            return
+        kind = "request" if event.what in ("submitted", "taken") else "response"
+        key = (kind, event.ring, event.index)
+        other = self._waiting.pop(key, None)
+        if other is None or other.clock == event.clock:
+            self._waiting[key] = event
+            if len(self._waiting) > 2 * SAMPLES:
+                del self._waiting[next(iter(self._waiting))]
+            return
+        host, guest = (event.time, other.time) if event.clock == HOST else (other.time, event.time)
+        (self._above if kind == "request" else self._below).append((guest, host - guest))
+
+    def arrived(self, guest: int, host: int) -> None:
+        """Something that happened at a guest's time has become known here at a host's."""
+        if not self._above:
+            self._above.append((guest, host - guest))
+
+    def offset(self) -> Offset | None:
+        """The best that is known; None before anything is."""
+        if not self._above:
+            return None
+        slope, at = self._slope(), self._above[0][0]
+
+        def level(samples: Iterable[tuple[int, int]]) -> list[float]:
+            return [bound - slope * (guest - at) for guest, bound in samples]
+
+        high = min(level(self._above))
+        if not self._below:
+            return Offset(high, at, slope)
+        low = max(level(self._below))
+        return Offset((high + low) / 2, at, slope, max(abs(high - low) / 2, 0.5))
+
+    def _slope(self) -> float:
+        """By which the offset grows: least squares over the middles of what is known at different times."""
+        bins: dict[int, tuple[float, float]] = {}
+        for guest, bound in self._above:
+            low, high = bins.get(guest // BIN, (-float("inf"), float("inf")))
+            bins[guest // BIN] = low, min(high, bound)
+        for guest, bound in self._below:
+            low, high = bins.get(guest // BIN, (-float("inf"), float("inf")))
+            bins[guest // BIN] = max(low, bound), high
+        points = [
+            (number * BIN, (low + high) / 2)
+            for number, (low, high) in bins.items()
+            if abs(low) != float("inf") and abs(high) != float("inf")
+        ]
+        if len(points) < 2:
+            return 0.0
+        mean_x = sum(x for x, _ in points) / len(points)
+        mean_y = sum(y for _, y in points) / len(points)
+        return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def aligned(events: Iterable[Event]) -> Offset:
+    """The offset that the events of a whole trace tell."""
+    clocks = Clocks()
+    for event in events:
+        clocks.add(event)
+    return clocks.offset() or Offset()
+
+
+def host_time(event: Event, offset: Offset) -> int:
+    """When an event happened, by the host's clock."""
+    return offset.host(event.time) if event.clock == GUEST else event.time
