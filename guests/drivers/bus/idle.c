@@ -12,9 +12,9 @@
  * likely submit something, or be idle again, in a moment. A timer sees to it that
  * responses are found if it does neither, and turns events on again.
  *
- * Whatever happens here is on the first processor with preemption off, by its
- * idle task or by the timer's interrupt, so the two never meet for one poller:
- * the idle task has interrupts off while it changes one.
+ * Whatever changes a poller is on the first processor with interrupts off: its
+ * idle task, the timer's interrupt, or a driver that sends in bulk. So they never
+ * meet for one poller.
  */
 #include <linux/cpuidle.h>
 #include <linux/cpumask.h>
@@ -78,6 +78,22 @@ static bool unquieten(struct link_poller *p)
 	link_mb(p->link); /* it knows before the last look */
 	return p->ready(p);
 }
+
+void link_poller_looks(struct link_poller *p)
+{
+	unsigned long flags;
+
+	if (!registered || p->notification == LINK_EVENT)
+		return;
+	local_irq_save(flags);
+	/* Elsewhere it would have to wait for the first processor. */
+	if (smp_processor_id() == POLLING_CPU) {
+		WRITE_ONCE(p->active, true);
+		quieten(p);
+	}
+	local_irq_restore(flags);
+}
+EXPORT_SYMBOL_GPL(link_poller_looks);
 
 static enum hrtimer_restart watch(struct hrtimer *timer)
 {

@@ -204,6 +204,12 @@ static inline void link_poller_expect(struct link_poller *p, bool something)
 		WRITE_ONCE(p->active, true);
 }
 
+/*
+ * The driver is sending in bulk, and looks at its ring each time: no events for
+ * as long as it goes on like that, and a moment longer. Any context.
+ */
+void link_poller_looks(struct link_poller *p);
+
 /* ---- start info -------------------------------------------------------- */
 
 /* The first console's ring page (struct xencons_interface), or NULL; its port. */

@@ -9,12 +9,15 @@
 #include "pvnet.h"
 #include "trace.h"
 
-/* Offer a frame in every free entry. */
+/* So many entries are filled at a time: far more than a packet takes are left. */
+#define PVNET_RX_BATCH	(PVNET_SLOTS / 4)
+
+/* Offer a frame in every free entry, unless it is too early for that. */
 static void pvnet_rx_refill(struct pvnet_queue *q)
 {
 	struct pvnet_rx *rx = &q->rx;
 
-	if (RING_FULL(&rx->ring))
+	if (RING_FREE_REQUESTS(&rx->ring) < PVNET_RX_BATCH)
 		return;
 	do {
 		u16 id = rx->ring.req_prod_pvt % PVNET_SLOTS;
@@ -183,11 +186,7 @@ int pvnet_rx_poll(struct pvnet_queue *q, int budget)
 			       rx->ring.rsp_cons % PVNET_SLOTS, p.len);
 		pvnet_rx_deliver(q, &p);
 		rx->ring.rsp_cons += p.entries;
-		/* Before the backend runs dry, but not for every packet. */
-		if (RING_FREE_REQUESTS(&rx->ring) >= PVNET_SLOTS / 4)
-			pvnet_rx_refill(q);
-	}
-	if (!np->broken)
 		pvnet_rx_refill(q);
+	}
 	return done;
 }

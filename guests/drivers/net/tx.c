@@ -271,6 +271,8 @@ netdev_tx_t pvnet_start_xmit(struct sk_buff *skb, struct net_device *netdev)
 	u16 index = skb_get_queue_mapping(skb);
 	struct pvnet_queue *q = &np->queues[index];
 	struct pvnet_tx *tx = &q->tx;
+	/* What comes back are acknowledgements: the next packet finds them. */
+	bool bulk = skb->len > XEN_PAGE_SIZE;
 
 	if (unlikely(!np->connected || np->broken || index >= np->nr_queues ||
 		     !pvnet_tx_fits(np, skb)))
@@ -285,6 +287,8 @@ netdev_tx_t pvnet_start_xmit(struct sk_buff *skb, struct net_device *netdev)
 		pvnet_tx_pause(q);
 	if (!netdev_xmit_more() || netif_tx_queue_stopped(pvnet_txq(q)))
 		pvnet_tx_push(q);
+	if (bulk)
+		link_poller_looks(&q->poller);
 	pvnet_glance(q);
 	return NETDEV_TX_OK;
 
