@@ -15,8 +15,13 @@ from harness.trace.events import GUEST, HOST, Event
 
 SAMPLES = 4096
 """Of each kind of bound that are remembered."""
+ROUNDS = 3
+"""In which the difference of speed is found: without most of it, each time has more to say about the rest."""
 BIN = 250_000_000
 """Nanoseconds in which the clocks do not drift apart by more than other things matter."""
+
+Bound = tuple[int, float]
+"""The guest's time of a sample, and what it says."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Clocks:
 
     def __init__(self) -> None:
         self._waiting: dict[tuple[str, str, int], Event] = {}
-        self._above: deque[tuple[int, int]] = deque(maxlen=SAMPLES)
-        self._below: deque[tuple[int, int]] = deque(maxlen=SAMPLES)
+        self._above: deque[Bound] = deque(maxlen=SAMPLES)
+        self._below: deque[Bound] = deque(maxlen=SAMPLES)
 
     def add(self, event: Event) -> None:
         """Take in an event, which may be one end of a bound."""
@@ -70,36 +75,41 @@ class Clocks:
         """The best that is known; None before anything is."""
         if not self._above:
             return None
-        slope, at = self._slope(), self._above[0][0]
-
-        def level(samples: Iterable[tuple[int, int]]) -> list[float]:
-            return [bound - slope * (guest - at) for guest, bound in samples]
-
-        high = min(level(self._above))
+        at, slope = self._above[0][0], 0.0
+        for _ in range(ROUNDS):
+            slope += _slope(_level(self._above, at, slope), _level(self._below, at, slope))
+        high = min(bound for _, bound in _level(self._above, at, slope))
         if not self._below:
             return Offset(high, at, slope)
-        low = max(level(self._below))
+        low = max(bound for _, bound in _level(self._below, at, slope))
         return Offset((high + low) / 2, at, slope, max(abs(high - low) / 2, 0.5))
 
-    def _slope(self) -> float:
-        """By which the offset grows: least squares over the middles of what is known at different times."""
-        bins: dict[int, tuple[float, float]] = {}
-        for guest, bound in self._above:
-            low, high = bins.get(guest // BIN, (-float("inf"), float("inf")))
-            bins[guest // BIN] = low, min(high, bound)
-        for guest, bound in self._below:
-            low, high = bins.get(guest // BIN, (-float("inf"), float("inf")))
-            bins[guest // BIN] = max(low, bound), high
-        points = [
-            (number * BIN, (low + high) / 2)
-            for number, (low, high) in bins.items()
-            if abs(low) != float("inf") and abs(high) != float("inf")
-        ]
-        if len(points) < 2:
-            return 0.0
-        mean_x = sum(x for x, _ in points) / len(points)
-        mean_y = sum(y for _, y in points) / len(points)
-        return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+
+def _level(bounds: Iterable[Bound], at: int, slope: float) -> list[tuple[int, float]]:
+    """Bounds as they would be if the offset did not grow by that much."""
+    return [(guest, bound - slope * (guest - at)) for guest, bound in bounds]
+
+
+def _slope(above: Iterable[Bound], below: Iterable[Bound]) -> float:
+    """By which the offset grows: least squares over the middles of what is known at different times."""
+    bins: dict[int, tuple[list[Bound], list[Bound]]] = {}
+    for which, bounds in enumerate((above, below)):
+        for guest, bound in bounds:
+            bins.setdefault(guest // BIN, ([], []))[which].append((guest, bound))
+    points = []
+    for highs, lows in bins.values():
+        if highs and lows:
+            (x, high), (y, low) = min(highs, key=_bound), max(lows, key=_bound)
+            points.append(((x + y) / 2, (high + low) / 2))
+    if len(points) < 2:
+        return 0.0
+    mean_x = sum(x for x, _ in points) / len(points)
+    mean_y = sum(y for _, y in points) / len(points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def _bound(sample: Bound) -> float:
+    return sample[1]
 
 
 def aligned(events: Iterable[Event]) -> Offset:

@@ -58,7 +58,9 @@ class Journey:
 
     @property
     def complete(self) -> bool:
-        return all(what in self.events for what in ("submitted", "taken", "answered", "completed"))
+        """Whether all of its way was seen. Nobody takes note when the response to a packet that was sent is taken."""
+        last = "answered" if "/tx-" in self.ring else "completed"
+        return all(what in self.events for what in ("submitted", "taken", "answered", last))
 
     def offset(self, offset: Offset) -> int:
         """``host - guest`` for this request: what is known of the clocks, within what it says of them itself."""

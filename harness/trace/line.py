@@ -51,4 +51,4 @@ def line(event: Event, time: int, start: int) -> str:
 def _amount(event: Event) -> str:
     if event.bytes is not None:
         return f", {event.bytes} bytes"
-    return "" if event.segments is None else f", {event.segments} segments"
+    return "" if event.segments is None else f", segments: {event.segments}"

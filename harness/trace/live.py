@@ -34,6 +34,8 @@ PENDING = 64
 """Pieces of events that wait to be taken."""
 HOLD = 400_000_000
 """Nanoseconds that events are held back, so that those of the guest, which come late, find their place."""
+KNOWN = 0.2
+"""Seconds for which what is known of the clocks is good enough."""
 LONG = 7 * 86400.0
 KINDS = ("vbd", "vif", "console")
 
@@ -50,6 +52,7 @@ class Live:
         self._device = device
         self._queue: Queue[list[Event] | HarnessError | None] = Queue(PENDING)
         self._clocks = Clocks()
+        self._offset, self._known_at = Offset(), 0.0
         self._held: list[Event] = []
         self._ended = False
         self._stack = ExitStack()
@@ -80,8 +83,11 @@ class Live:
 
     @property
     def offset(self) -> Offset:
-        """How the clocks are to each other, as far as that is known now."""
-        return self._clocks.offset() or Offset()
+        """How the clocks are to each other, as far as that was known a moment ago."""
+        now = time.monotonic()
+        if now - self._known_at > KNOWN:
+            self._offset, self._known_at = self._clocks.offset() or Offset(), now
+        return self._offset
 
     def batches(self, seconds: float = LONG) -> Iterator[list[Event]]:
         """The events by the host's clock, for so long or until the domain ends; a list now and then, maybe empty.
