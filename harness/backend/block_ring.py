@@ -72,11 +72,10 @@ class BlockRing:
     :ivar trace: who is told of all that happens, while somebody wants to know.
     """
 
-    trace: RingTrace | None = None
-
     def __init__(self, name: str, link: LinkEnd, disk: Disk, mappings: Mappings, memory: memoryview, port: int) -> None:
         self.name = name
         self.notification = disk.notification
+        self.trace: RingTrace | None = None
         self.ring = BackRing(memory, disk.abi.entry_size, fence)
         self._link = link
         self._disk = disk
@@ -131,13 +130,15 @@ class BlockRing:
         return self._barrier is not None
 
     def _answer(self, request: Request, status: int) -> None:
-        ring, trace = self.ring, self.trace
+        ring = self.ring
         self._abi.response.pack_into(ring.memory, ring.put(), request[3], request[0], status)
-        if trace is not None:
+        trace = self.trace
+        if trace is None:
+            notify = ring.push()
+        else:
             # The guest may have it as soon as it is pushed, and must not seem to have had it before.
             trace.answered(ring.prod_pvt - 1, request[3], status)
-        notify = ring.push()
-        if trace is not None:
+            notify = ring.push()
             trace.pushed(self.port, notify)
         if notify:
             self._link.events.send(self.port)

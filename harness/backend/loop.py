@@ -126,9 +126,8 @@ class Loop:
     :ivar trace: who is told of what happens, while somebody wants to know.
     """
 
-    trace: Trace | None = None
-
     def __init__(self, events: EventChannels) -> None:
+        self.trace: Trace | None = None
         self._events = events
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}

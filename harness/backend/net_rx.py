@@ -57,14 +57,13 @@ class Receiver:
     :ivar trace: who is told of all that happens, while somebody wants to know.
     """
 
-    trace: RingTrace | None = None
-
     def __init__(
         self, attachment: Attachment, source: Source, rules: Rules, timer: Timer, changed: Callable[[], None]
     ) -> None:
         self.name = attachment.name
         self.port = attachment.port
         self.notification = attachment.notification
+        self.trace: RingTrace | None = None
         self.ring = BackRing(attachment.page, RX_ENTRY_SIZE, fence)
         self.mappings = attachment.mappings
         self.stalled = False

@@ -79,14 +79,13 @@ class Transmitter:
     :ivar trace: who is told of all that happens, while somebody wants to know.
     """
 
-    trace: RingTrace | None = None
-
     def __init__(
         self, attachment: Attachment, tap: int, multicast: MulticastFilter | None, sent: Callable[[], None]
     ) -> None:
         self.name = attachment.name
         self.port = attachment.port
         self.notification = attachment.notification
+        self.trace: RingTrace | None = None
         self.ring = BackRing(attachment.page, TX_ENTRY_SIZE, fence)
         self._events = attachment.link.events
         self._memory = attachment.link.memory
