@@ -143,16 +143,11 @@ def _trace(arguments: argparse.Namespace) -> None:
 def _live(arguments: argparse.Namespace) -> None:
     domain = remote.find(arguments.name)
     with ExitStack() as stack:
-        output = None if arguments.output is None else stack.enter_context(_opened(arguments.output))
         live = stack.enter_context(Live(domain, arguments.device))
-        devices = sorted({ring["name"].rpartition("/")[0] for ring in rings.look(domain)["rings"]})
-        if arguments.device is not None and arguments.device not in devices:
-            raise UsageError(
-                f"domain {domain.name} has no device {arguments.device}", hint=f"it has {', '.join(devices)}"
-            )
+        output = None if arguments.output is None else stack.enter_context(_opened(arguments.output))
         if output is not None:
-            print(Header(domain.name, domain.record.domid, tuple(devices)).line(), file=output)
-        say(f"Tracing {arguments.device or ', '.join(devices)} of domain {domain.name}; Ctrl-C ends it.")
+            print(Header(domain.name, domain.record.domid, tuple(live.devices)).line(), file=output)
+        say(f"Tracing {arguments.device or ', '.join(live.devices)} of domain {domain.name}; Ctrl-C ends it.")
         try:
             _show(live, arguments.seconds or LONG, output)
         except KeyboardInterrupt:

@@ -19,6 +19,7 @@ from harness.backend import observe
 from harness.backend.trace import Reader
 from harness.bus.devices import backend_directory
 from harness.bus.xenbus import XenbusState
+from harness.domain import rings
 from harness.domain.remote import RemoteDomain
 from harness.guest.tracefs import parse_line
 from harness.host.deadline import Deadline
@@ -43,16 +44,23 @@ KINDS = ("vbd", "vif", "console")
 class Live:
     """The events of a running domain. Use it as a context manager: the trace ends with it.
 
-    :param device: such as ``vbd/51712``: leave out the rings of others.
-    :raise UsageError: it has no rings, or is being traced already.
+    :param device: such as ``vbd/51712``: leave out what is about others.
+    :raise UsageError: it has no rings, or no such device, or is being traced already.
+
+    :ivar devices: that it has.
     """
 
     def __init__(self, domain: RemoteDomain, device: str | None = None) -> None:
         self._domid = domain.record.domid
-        self._device = device
+        state = rings.look(domain)
+        self.devices = sorted({ring["name"].rpartition("/")[0] for ring in state["rings"]})
+        if device is not None and device not in self.devices:
+            raise UsageError(f"domain {domain.name} has no device {device}", hint=f"it has {', '.join(self.devices)}")
+        self._wanted = _Filter(device, self._domid, state) if device else None
         self._queue: Queue[list[Event] | HarnessError | None] = Queue(PENDING)
         self._clocks = Clocks()
-        self._offset, self._known_at = Offset(), 0.0
+        self._offset: Offset | None = None
+        self._known_at = 0.0
         self._held: list[Event] = []
         self._ended = False
         self._stack = ExitStack()
@@ -85,9 +93,9 @@ class Live:
     def offset(self) -> Offset:
         """How the clocks are to each other, as far as that was known a moment ago."""
         now = time.monotonic()
-        if now - self._known_at > KNOWN:
-            self._offset, self._known_at = self._clocks.offset() or Offset(), now
-        return self._offset
+        if self._offset is None or now - self._known_at > KNOWN:
+            self._offset, self._known_at = self._clocks.offset(), now
+        return self._offset or Offset()
 
     def batches(self, seconds: float = LONG) -> Iterator[list[Event]]:
         """The events by the host's clock, for so long or until the domain ends; a list now and then, maybe empty.
@@ -114,8 +122,7 @@ class Live:
     def _take(self, events: list[Event]) -> None:
         for event in events:
             self._clocks.add(event)
-        device = self._device
-        self._held += [one for one in events if not device or not one.ring or one.ring.startswith(f"{device}/")]
+        self._held += events if self._wanted is None else filter(self._wanted, events)
 
     def _release(self, until: int | None) -> list[Event]:
         offset = self.offset
@@ -176,6 +183,33 @@ class Live:
                 if value != before:
                     text = f"{path} = {value.decode('ascii', 'replace')[:8]}{_state_name(value)}"
                     self._queue.put([Event(time.monotonic_ns(), HOST, "state", text=text)])
+
+
+class _Filter:
+    """Tells which events are about a device, or about no device at all.
+
+    :param state: of the domain's rings, which say what ports they have.
+    """
+
+    def __init__(self, device: str, domid: int, state: rings.Fields) -> None:
+        kind, _, number = device.partition("/")
+        channels = [ring["channel"] for ring in state["rings"] if ring["name"].startswith(f"{device}/")]
+        self._rings = f"{device}/"
+        self._poller = f"{kind}-{domid}-{number}-"
+        self._nodes = (f"/{kind}/{domid}/{number}/", f"/device/{device}/")
+        self._ports = {
+            HOST: {channel["port"] for channel in channels},
+            GUEST: {channel["remote_port"] for channel in channels},
+        }
+
+    def __call__(self, event: Event) -> bool:
+        if event.ring:
+            return event.ring.startswith(self._rings)
+        if event.port is not None:
+            return event.port in self._ports[event.clock]
+        if event.what == "poll":
+            return (event.text or "").startswith(self._poller)
+        return event.what != "state" or any(node in (event.text or "") for node in self._nodes)
 
 
 def _state_name(value: bytes) -> str:
