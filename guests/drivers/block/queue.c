@@ -227,6 +227,9 @@ static void send(struct pvblk_ring *ring, bool small)
 	if (!event && !ring->polled)
 		spin = comes_alone(ring) && small && worth_a_spin(ring);
 	ring->spun = spin;
+	/* Several are under way: the next one, or an idle CPU, finds what is done. */
+	if (!event && !ring->polled && READ_ONCE(ring->in_flight) > 1)
+		link_poller_looks(&ring->poller);
 	push(ring, spin);
 	if (spin)
 		wait_for_response(ring);
