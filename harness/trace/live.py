@@ -214,7 +214,7 @@ class _Filter:
 
 def _state_name(value: bytes) -> str:
     try:
-        return f" ({XenbusState(int(value)).name.title()})"
+        return f" ({XenbusState(int(value)).name.title().replace("_", "")})"
     except ValueError:
         return ""
 
