@@ -214,7 +214,8 @@ class _Filter:
 
 def _state_name(value: bytes) -> str:
     try:
-        return f" ({XenbusState(int(value)).name.title().replace("_", "")})"
+        name = XenbusState(int(value)).name.title().replace("_", "")
+        return f" ({name})"
     except ValueError:
         return ""
 
