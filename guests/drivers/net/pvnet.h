@@ -35,6 +35,9 @@
 #define PVNET_TX_SLOTS \
 	(DIV_ROUND_UP(XEN_NETIF_MAX_TX_SIZE, XEN_PAGE_SIZE) + 1)
 
+/* Bytes at a time from which on it is a transfer and no conversation. */
+#define PVNET_BULK	XEN_PAGE_SIZE
+
 /* The largest packet as the stack counts it. */
 #define PVNET_MAX_MTU	(XEN_NETIF_MAX_TX_SIZE - ETH_HLEN)
 

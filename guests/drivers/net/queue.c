@@ -224,6 +224,7 @@ void pvnet_silence(struct pvnet *np)
 int pvnet_poll(struct napi_struct *napi, int budget)
 {
 	struct pvnet_queue *q = container_of(napi, struct pvnet_queue, napi);
+	u64 bytes = q->rx.stats.bytes;
 	int done = 0;
 
 	pvnet_tx_poll(q);
@@ -238,9 +239,14 @@ int pvnet_poll(struct napi_struct *napi, int budget)
 		park(&q->rx.ring);
 		return pvnet_rx_poll(q, budget);
 	}
-	do
+	/* What follows is found when the packets are acknowledged, or by an idle
+	 * CPU when whoever reads them has nothing left.
+	 */
+	do {
 		done += pvnet_rx_poll(q, budget - done);
-	while (done < budget && !q->np->broken && pvnet_wish_rx(q));
+		if (q->rx.stats.bytes - bytes > PVNET_BULK)
+			link_poller_looks(&q->poller);
+	} while (done < budget && !q->np->broken && pvnet_wish_rx(q));
 	if (done)
 		link_poller_expect(&q->poller, true);
 	if (done < budget)

@@ -272,7 +272,7 @@ netdev_tx_t pvnet_start_xmit(struct sk_buff *skb, struct net_device *netdev)
 	struct pvnet_queue *q = &np->queues[index];
 	struct pvnet_tx *tx = &q->tx;
 	/* What comes back are acknowledgements: the next packet finds them. */
-	bool bulk = skb->len > XEN_PAGE_SIZE;
+	bool bulk = skb->len > PVNET_BULK;
 
 	if (unlikely(!np->connected || np->broken || index >= np->nr_queues ||
 		     !pvnet_tx_fits(np, skb)))
