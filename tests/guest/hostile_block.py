@@ -111,7 +111,7 @@ class HostileRing(BlockRing):
                 status = -77
         super()._answer((instead[0], instead[1], instead[2], instead[3], instead[4]), status)
         # Whoever waits for an event is to see this, whatever it asked for.
-        self._link.events.send(self._port)
+        self._link.events.send(self.port)
 
 
 if __name__ == "__main__":
