@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from harness.host.errors import HarnessError, HostError
 from harness.host.process import Child
 
-DEATHS = 10
+DEATHS = 20
 """How many processes of one domain may die ..."""
 WITHIN_SECONDS = 30.0
 """... in so short a time. With one more there is something wrong that another process would not mend."""
