@@ -31,8 +31,7 @@ DISKS = (
     disk(5, notifications=both(Notification.EVENT)),
     disk(6, notifications=both(Notification.POLL)),
     disk(7, readonly=True, cdrom=True, size=MIB),
-    # Many more, so that the link has less and less room for each.
-    *(disk(number) for number in range(8, 16)),
+    # No more, or the link's room would be less for some.
 )
 WRITABLE = [one.target for one in DISKS if not one.readonly]
 
@@ -165,3 +164,16 @@ def test_with_polling_hardly_any_does(domain: Domain) -> None:
     done = requests(domain, POLL) - before[1]
     assert done >= 1000
     assert events() - before[0] < done / 4
+
+
+def test_with_many_disks_there_is_less_room_for_each_but_enough(domain: Domain) -> None:
+    more = [disk(number) for number in range(len(DISKS), 16)]
+    argv = [*VERIFIED, "--rw=write", "--bs=1m", "--iodepth=2", "--ioengine=io_uring", "--hipri"]
+    for one in more:
+        domain.attach_disk(one)
+        argv += [f"--name={one.target}", "--stonewall", f"--filename=/dev/{one.target}"]
+    domain.execute(argv, timeout=TCG_BUSY).check()
+    queues = [queue(domain, one.target, "max_hw_sectors_kb") for one in more]
+    assert queues == ["1024"] * len(more)
+    # Fewer queues than the others have, the polled one is the first to be missed.
+    assert frontend(domain, more[-1].target, "multi-queue-num-queues") is None
