@@ -37,11 +37,13 @@ class Devices:
 
     :param name: of the domain, for messages.
     :param parts: of the domain; its lists of disks and cards are kept up to date.
+    :param wait_forgotten: waits until the guest has noticed that a device is gone; the next one may have its name.
     """
 
-    def __init__(self, name: str, parts: Parts) -> None:
+    def __init__(self, name: str, parts: Parts, wait_forgotten: Callable[[Device], object]) -> None:
         self._name = name
         self._parts = parts
+        self._wait_forgotten = wait_forgotten
         self._domid = parts.record.domid
         self._turn = threading.Lock()
         self._closing: dict[Device, Future[None]] = {}
@@ -249,6 +251,7 @@ class Devices:
                 hotplug.remove_device(store, device, Deadline(CLOSE_SECONDS, "the end of a device"))
             except DeadlineExpired:
                 hotplug.forget(store, device)
+            self._wait_forgotten(device)
 
 
 def _grow(one: AttachedDisk, size: int | None) -> int:

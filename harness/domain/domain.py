@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from functools import partial
 
 from harness.backend.network_client import NetworkClient
-from harness.bus.devices import Device
 from harness.domain import disks, networks
 from harness.domain.definition import Disk, Network
 from harness.domain.devices import Devices
@@ -217,12 +216,6 @@ class Domain(DomainLife):
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"detaching card {which} from domain {self.name}")
         self._wait_forgotten(self._plugs.detach_network(which, deadline, force=force))
-
-    def _wait_forgotten(self, device: Device) -> None:
-        """Wait until the guest's bus has removed a device that is gone: another one may come under its name."""
-        path = f"/sys/bus/pvbus/devices/{device.kind}-{device.domid}-{device.devid}"
-        argv = ["sh", "-c", 'while [ -e "$1" ]; do sleep 0.02; done', "sh", path]
-        self._running.execute(argv, timeout=DETACH_SECONDS).check()
 
     @property
     def _plugs(self) -> Devices:

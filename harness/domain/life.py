@@ -10,6 +10,7 @@ from typing import Self
 
 from harness.backend import launch as backend_launch
 from harness.backend.network_client import NetworkClient
+from harness.bus.devices import Device
 from harness.domain import disks, networks
 from harness.domain.assembly import Parts, assemble
 from harness.domain.definition import Definition
@@ -27,6 +28,7 @@ BOOT_SECONDS = {"kvm": 60.0, "tcg": 180.0}
 """What a guest gets from its start to its agent's answer; an emulated one shares its core with others."""
 SHUTDOWN_SECONDS = 60.0
 QMP_SECONDS = 30.0
+FORGET_SECONDS = 10.0
 
 
 class DomainState(StrEnum):
@@ -189,13 +191,19 @@ class DomainLife:
                 self._stack,
             )
             self._log_directory = self._parts.logs
-            self._devices = Devices(self.name, self._parts)
+            self._devices = Devices(self.name, self._parts, self._wait_forgotten)
             self._parts.record.addresses = self.addresses
             self._set_state(DomainState.STARTING)
             loop.run(self._connect(self._parts))
         except BaseException:
             self.destroy()
             raise
+
+    def _wait_forgotten(self, device: Device) -> None:
+        """Wait until the guest's bus has removed a device that is gone: another one may come under its name."""
+        path = f"/sys/bus/pvbus/devices/{device.kind}-{device.domid}-{device.devid}"
+        argv = ["sh", "-c", 'while [ -e "$1" ]; do sleep 0.02; done', "sh", path]
+        self._running.execute(argv, timeout=FORGET_SECONDS).check()
 
     async def _connect(self, parts: Parts) -> None:
         await parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}"))
