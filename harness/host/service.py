@@ -71,6 +71,9 @@ def connect(name: str, module: str) -> socket.socket:
                 )
             except BaseException:
                 client.close()
+                # Interrupted before there was a service that would remove them at its end.
+                for left in (path, log_path(name)):
+                    left.unlink(missing_ok=True)
                 raise
             return client
 
