@@ -73,16 +73,17 @@ class Clocks:
 
     def offset(self) -> Offset | None:
         """The best that is known; None before anything is."""
-        if not self._above:
+        first = next(iter(self._above or self._below), None)
+        if first is None:
             return None
-        at, slope = self._above[0][0], 0.0
+        at, slope = first[0], 0.0
         for _ in range(ROUNDS):
             slope += _slope(_level(self._above, at, slope), _level(self._below, at, slope))
-        high = min(bound for _, bound in _level(self._above, at, slope))
-        if not self._below:
-            return Offset(high, at, slope)
-        low = max(bound for _, bound in _level(self._below, at, slope))
-        return Offset((high + low) / 2, at, slope, max(abs(high - low) / 2, 0.5))
+        high = min((bound for _, bound in _level(self._above, at, slope)), default=None)
+        low = max((bound for _, bound in _level(self._below, at, slope)), default=None)
+        if high is not None and low is not None:
+            return Offset((high + low) / 2, at, slope, max(abs(high - low) / 2, 0.5))
+        return Offset(high if high is not None else low or 0.0, at, slope)
 
 
 def _level(bounds: Iterable[Bound], at: int, slope: float) -> list[tuple[int, float]]:

@@ -67,11 +67,14 @@ class Journey:
         guest = [event.time for event in self.events.values() if event.clock == GUEST]
         shift = offset.host(guest[0]) - guest[0] if guest else 0
         seen = self.events
-        if "submitted" in seen and "taken" in seen:
-            shift = min(shift, seen["taken"].time - seen["submitted"].time)
-        if "answered" in seen and "completed" in seen:
-            shift = max(shift, seen["answered"].time - seen["completed"].time)
-        return shift
+        high = seen["taken"].time - seen["submitted"].time if "submitted" in seen and "taken" in seen else None
+        low = seen["answered"].time - seen["completed"].time if "answered" in seen and "completed" in seen else None
+        if high is not None and low is not None and low > high:
+            # Ids are used again: with events missing, these are not all of one request, and say nothing.
+            return shift
+        if high is not None:
+            shift = min(shift, high)
+        return shift if low is None else max(shift, low)
 
     def steps(self, offset: Offset) -> list[Step]:
         """Its steps in the order of time, which never has an effect before its cause."""
@@ -83,6 +86,12 @@ class Journey:
         found = [step for what, event in self.events.items() if (step := _step(what, event, at(event)))]
         found += [step for event in self.passing if (step := _step(event.what, event, at(event)))]
         return sorted(found, key=lambda step: (step.time, step.rank))
+
+    def began(self, offset: Offset) -> int:
+        """When the first end that was seen had it. What passed before may have been for another request."""
+        shift = self.offset(offset)
+        first = self.events.get("submitted") or self.events["taken"]
+        return first.time + shift if first.clock == GUEST else first.time
 
     def duration(self, offset: Offset) -> int:
         """Nanoseconds from its first step to its last."""
@@ -196,8 +205,7 @@ def journeys(events: Iterable[Event]) -> tuple[list[Journey], Offset]:
     builder = _Builder()
     for event in events:
         builder.add(event)
-    found = [journey for journey in builder.journeys if journey.steps(offset)]
-    return sorted(found, key=lambda journey: journey.steps(offset)[0].time), offset
+    return sorted(builder.journeys, key=lambda journey: journey.began(offset)), offset
 
 
 def slowest(found: Sequence[Journey], offset: Offset) -> int:
