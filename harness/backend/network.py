@@ -1,6 +1,6 @@
 """The shared service "network": guests' TAP ports on a bridge in a namespace of their own.
 
-Run as ``python -m harness.backend.network LISTEN_FD NAME`` by :mod:`harness.host.service`. Clients send one JSON
+Run by :mod:`harness.host.service`. Clients send one JSON
 object per line and get one back, ``{"ok": true, ...}`` with descriptors attached or ``{"error": ..., "hint": ...}``;
 see :class:`harness.backend.network_client.NetworkClient`. What was made for a connection goes when it closes.
 """
@@ -12,7 +12,6 @@ import os
 import re
 import selectors
 import socket
-import sys
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -22,6 +21,8 @@ from harness.host.errors import HarnessError, UsageError
 from harness.host.service import leave
 
 MAX_REQUEST = 4096
+LEAVING_SECONDS = 0.2
+"""How often to try to leave, when somebody who holds the lock of the service may or may not connect."""
 DEVICE_NAME = re.compile(r"[a-z][a-z0-9._-]{0,14}")
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 
@@ -221,25 +222,27 @@ def _parse(line: bytes) -> Request:
 class Service:
     """Accepts clients until the last one has left."""
 
-    def __init__(self, listener: socket.socket, name: str, new_session: Callable[[], Session]) -> None:
+    def __init__(
+        self, listener: socket.socket, first: socket.socket, name: str, new_session: Callable[[], Session]
+    ) -> None:
         self._listener = listener
         self._name = name
         self._new_session = new_session
         self._selector = selectors.DefaultSelector()
         self._clients = 0
+        self._add(first)
 
     def run(self) -> None:
         """Serve; return when nobody is connected any more."""
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
-        ended = False
-        while not ended:
-            for key, _ in self._selector.select():
+        while self._clients or not self._left():
+            # While somebody holds the lock it is not known whether they will connect.
+            for key, _ in self._selector.select(None if self._clients else LEAVING_SECONDS):
                 if key.data is None:
                     self._accept()
                 elif not key.data.receive():
                     self._drop(key.data)
-                    ended = self._clients == 0 and self._left()
 
     def _accept(self) -> None:
         try:
@@ -267,17 +270,13 @@ class Service:
         return late is None
 
 
-def main() -> None:
-    listener = socket.socket(fileno=int(sys.argv[1]))
+def serve(listener: socket.socket, first: socket.socket, name: str) -> None:
+    """Run the service on a listening socket until its last client has gone."""
     addresses = Addresses()
     try:
         namespace = Namespace.enter()
     except HarnessError as reason:
         refused = reason
-        Service(listener, sys.argv[2], lambda: Refusal(refused)).run()
+        Service(listener, first, name, lambda: Refusal(refused)).run()
     else:
-        Service(listener, sys.argv[2], lambda: Guest(namespace, addresses)).run()
-
-
-if __name__ == "__main__":
-    main()
+        Service(listener, first, name, lambda: Guest(namespace, addresses)).run()

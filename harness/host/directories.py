@@ -102,13 +102,13 @@ def try_lock(path: Path) -> int | None:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path) -> Iterator[int]:
     """Hold an exclusive lock on a file (created if missing), waiting for it as long as it takes.
 
-    The holder may remove the file while it holds the lock.
+    The holder may remove the file while it holds the lock. A child that is given the descriptor holds it, too.
     """
     descriptor = _flock(path, fcntl.LOCK_EX)
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

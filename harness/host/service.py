@@ -1,14 +1,15 @@
 """Shared services: processes that several domains use, started on demand, gone with their last client.
 
-The first client binds the listening socket, connects to it, and hands it to the new process, so that connecting never
-races with its start, and a service whose first client is killed meanwhile sees that client leave. A client is a
-connection: when the client is SIGKILLed the kernel closes it, so nothing needs to be told. The service ends when its
-last connection closes; a lock on the socket's directory entry keeps a client from connecting to a service that is just
-leaving.
+The first client hands the new process one end of a connection, and the lock that it holds: others wait on it until the
+service listens. The service makes its own files and removes them, so that whoever is killed, at whatever moment, leaves
+either nothing or a service that notices. A client is a connection: when the client is SIGKILLed the kernel closes it,
+so nothing needs to be told. The service ends when its last connection closes; the lock keeps a client from connecting
+to a service that is just leaving.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import sys
@@ -45,37 +46,53 @@ def _connect(path: Path) -> socket.socket | None:
 
 
 def connect(name: str, module: str) -> socket.socket:
-    """Connect to the service, starting ``python -m module LISTEN_FD NAME`` first if it is not running.
+    """Connect to the service, starting it first if it is not running.
 
     :param name: names its socket, its lock and its log in the runtime directory.
-    :param module: a module whose ``main`` runs the service.
+    :param module: a module with a function ``serve(listener, first, name)``, which runs the service.
     """
-    path = socket_path(name)
+    with lock(_lock_path(name)) as held:
+        client = _connect(socket_path(name)) or _spawn(name, module, held)
+    # Tools that know nothing of locks find its socket, too, once it has let go of this one.
     with lock(_lock_path(name)):
-        client = _connect(path)
-        if client is not None:
-            return client
-        path.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-            listener.bind(str(path))
-            listener.listen(BACKLOG)
-            client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            try:
-                client.connect(str(path))
-                spawn(
-                    f"the {name} service",
-                    [sys.executable, "-m", module, str(listener.fileno()), name],
-                    log=log_path(name),
-                    pass_fds=[listener.fileno()],
-                    die_with_parent=False,
-                )
-            except BaseException:
-                client.close()
-                # Interrupted before there was a service that would remove them at its end.
-                for left in (path, log_path(name)):
-                    left.unlink(missing_ok=True)
-                raise
-            return client
+        return client
+
+
+def _spawn(name: str, module: str, held: int) -> socket.socket:
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs:
+            spawn(
+                f"the {name} service",
+                [sys.executable, "-m", __name__, module, name, str(theirs.fileno()), str(held)],
+                # It has a log of its own: see start().
+                log=Path(os.devnull),
+                pass_fds=[theirs.fileno(), held],
+                die_with_parent=False,
+            )
+    except BaseException:
+        ours.close()
+        raise
+    return ours
+
+
+def start(module: str, name: str, first: int, held: int) -> None:
+    """Run a service in this process: what ``python -m harness.host.service MODULE NAME FIRST HELD`` does.
+
+    :param first: a descriptor of the connection to the first client.
+    :param held: a descriptor of the lock, which is let go of when others can connect.
+    """
+    log = os.open(log_path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    path = socket_path(name)
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, socket.socket(fileno=first) as client:
+        listener.bind(str(path))
+        listener.listen(BACKLOG)
+        os.close(held)
+        importlib.import_module(module).serve(listener, client, name)
 
 
 def connect_if_running(name: str) -> socket.socket | None:
@@ -119,3 +136,7 @@ def leave(name: str, listener: socket.socket) -> socket.socket | None:
             return None
     finally:
         os.close(held)
+
+
+if __name__ == "__main__":
+    start(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -20,7 +20,7 @@ from harness.store.nodes import NodeClient
 from harness.store.wire import PAYLOAD_MAX, Decoder, Message, Op, split, strings
 
 SERVICE = "store"
-MODULE = "harness.store"
+MODULE = "harness.store.server"
 
 ANSWER_SECONDS = 30.0
 ATTEMPTS = 100

@@ -8,7 +8,6 @@ import socket
 import sys
 from contextlib import suppress
 
-from harness.host.deadline import Deadline
 from harness.host.errors import HarnessError
 from harness.host.service import leave
 from harness.store.carriers import RingCarrier, SocketCarrier
@@ -22,18 +21,16 @@ RING_SECONDS = 0.05
 LEAVING_SECONDS = 0.2
 """How often to try to leave, when somebody who holds the lock of the service may or may not connect."""
 
-FIRST_CLIENT_SECONDS = 10.0
-"""How long to wait for the client that started this process: it may have been killed before it could connect."""
-
 
 class Server:
     """Serves until the last client has gone.
 
     :param listener: the listening socket.
+    :param first: the connection to the client that has started this process.
     :param name: the name of the service, which its files in the runtime directory have.
     """
 
-    def __init__(self, listener: socket.socket, name: str) -> None:
+    def __init__(self, listener: socket.socket, first: socket.socket, name: str) -> None:
         listener.setblocking(False)
         self._listener = listener
         self._name = name
@@ -41,9 +38,8 @@ class Server:
         self._clients: list[SocketCarrier] = []
         self._rings: list[RingCarrier] = []
         self._store = Store(self._connect_domain)
-        self._first_client = Deadline(FIRST_CLIENT_SECONDS, "the first connection to the store")
-        self._had_client = False
         self._selector.register(listener, selectors.EVENT_READ)
+        self._add(first)
 
     def run(self) -> None:
         """Serve, and return when no client is left and none can come any more."""
@@ -99,7 +95,6 @@ class Server:
         self._add(client)
 
     def _add(self, client: socket.socket) -> None:
-        self._had_client = True
         carrier = SocketCarrier(self._store, client)
         self._clients.append(carrier)
         self._selector.register(client, carrier.interest, carrier)
@@ -130,8 +125,6 @@ class Server:
 
     def _may_end(self) -> bool:
         """Whether there is no client and will be none."""
-        if not (self._had_client or self._first_client.expired):
-            return False
         try:
             latecomer = leave(self._name, self._listener)
         except BlockingIOError:
@@ -141,10 +134,10 @@ class Server:
         return latecomer is None
 
 
-def serve(listener: socket.socket, name: str) -> None:
-    """Run the service on a listening socket until its last client has gone."""
+def serve(listener: socket.socket, first: socket.socket, name: str) -> None:
+    """Run the service on a listening socket until its last client has gone. :mod:`harness.host.service` calls this."""
     # Each domain comes with a dozen descriptors.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with listener, suppress(KeyboardInterrupt):
-        Server(listener, name).run()
+    with suppress(KeyboardInterrupt):
+        Server(listener, first, name).run()

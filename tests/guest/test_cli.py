@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from harness.host.directories import GUESTS, cache
-from tests.guest.leftovers import leftovers
+from tests.leftovers import leftovers
 
 HARNESS = (sys.executable, "-m", "harness.cli.main")
 SECONDS = 90.0

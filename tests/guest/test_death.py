@@ -21,7 +21,7 @@ from harness.host.errors import GuestCrashed, GuestError, GuestGone, GuestSilent
 from harness.host.interruption import Guard
 from harness.pytest_plugin.plugin import StartDomain
 from tests.guest.conftest import named
-from tests.guest.leftovers import processes
+from tests.leftovers import processes
 from tests.unit.test_process import wait_for_end
 
 GUEST_KINDS = pytest.mark.parametrize("kind", ["hvm", "pv"])

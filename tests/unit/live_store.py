@@ -34,7 +34,7 @@ def store_pid(runtime: Path) -> int:
         with suppress(OSError):
             words = (process / "cmdline").read_bytes().split(b"\0")
             environment = (process / "environ").read_bytes().split(b"\0")
-            if b"harness.store" in words and f"HARNESS_RUNTIME={runtime}".encode() in environment:
+            if b"harness.store.server" in words and f"HARNESS_RUNTIME={runtime}".encode() in environment:
                 return int(process.name)
     raise AssertionError(f"no store serves {runtime}")
 

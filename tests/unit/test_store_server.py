@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import signal
-import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,10 +16,9 @@ import pytest
 from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, HostError
 from harness.host.process import spawn
-from harness.host.service import socket_path
-from harness.store import server
 from harness.store.client import StoreClient, Transaction
 from harness.store.errors import StoreError
+from tests.leftovers import leftovers
 from tests.unit.live_store import event, store_pid
 
 SECONDS = 20.0
@@ -70,13 +68,19 @@ def test_it_ends_also_when_its_client_is_killed(store_runtime: Path) -> None:
     wait_for_end(pid, store_runtime)
 
 
-def test_a_server_that_nobody_ever_connects_to_ends(store_runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "FIRST_CLIENT_SECONDS", 0.01)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(socket_path("store")))
-        listener.listen()
-        server.serve(listener, "store")
-    assert list(store_runtime.iterdir()) == []
+@pytest.mark.parametrize("service", ["harness.store.server", "harness.backend.network"])
+def test_a_service_whose_first_client_is_killed_while_it_starts_leaves_nothing(
+    service: str, store_runtime: Path
+) -> None:
+    """The client goes at whatever moment: before, while and after the service makes its files."""
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.2, 0.4):
+        program = f"import signal, harness.host.service as s; client = s.connect('it', {service!r}); signal.pause()"
+        output = store_runtime.parent / "client.log"
+        client = spawn("a client", [sys.executable, "-c", program], log=output)
+        with suppress(DeadlineExpired):
+            client.wait(Deadline(delay, "nothing"))
+        client.kill()
+    assert leftovers(store_runtime) == []
 
 
 # ---- our client ----
