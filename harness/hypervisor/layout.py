@@ -30,6 +30,10 @@ _INFO_NR_GRANT_FRAMES = 16
 NR_GRANT_FRAMES_OFFSET = LINK_INFO_OFFSET + 52
 """Where in frame 0 the granter says how many frames its grant table has by now, a u32."""
 
+PEER = struct.Struct("<2H")
+PEER_OFFSET = LINK_INFO_OFFSET + 16
+"""Where in frame 0 the ivshmem peer IDs of both ends are; the grantee's changes when another QEMU takes its place."""
+
 GRANT_ENTRY_SIZE = 8
 PENDING_FRAMES = LINK_PORTS // FRAME_SIZE
 MASK_FRAMES = LINK_PORTS // FRAME_SIZE

@@ -11,6 +11,7 @@ import mmap
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import ClassVar, Self
@@ -34,6 +35,8 @@ from harness.hypervisor.layout import (
     GUEST_STORE_PORT,
     LINK_INFO,
     LINK_INFO_OFFSET,
+    PEER,
+    PEER_OFFSET,
     PORT,
     STORE_PORTS,
     STORE_REF,
@@ -162,15 +165,17 @@ def _premade(layout: LinkLayout, write_at: memoryview) -> None:
 class Link:
     """A link as its owner holds it: the memory and every doorbell.
 
-    Made for one QEMU process; a domain that starts again gets a new one: QEMU cannot bear to see a peer ID twice.
+    A QEMU at either end is a peer of its own. When the grantee's has died, :meth:`renew` lets another one take its
+    place, with the memory as it is: what was granted to the dead one the new one may map, and the granter's device
+    stays. A granter that starts again gets a new link.
     """
 
     def __init__(self, layout: LinkLayout) -> None:
         self.layout = layout
         self._fds: list[int] = []
         self._memory_fd = -1
-        self._doorbells: tuple[list[int], ...] = ()
-        self._server: socket.socket | None = None
+        self._doorbells: list[list[int]] = []
+        self._servers: dict[int, socket.socket] = {}
 
     @classmethod
     def create(cls, domid: int, *, size: int = DEFAULT_SIZE, guest_vectors: int = DEFAULT_GUEST_VECTORS) -> Self:
@@ -179,53 +184,97 @@ class Link:
         :param size: bytes, a power of two.
         :raise HostError: no memory or no descriptors left.
         """
-        link = cls(LinkLayout(size // FRAME_SIZE, (domid, DOMAIN_0), vectors=(guest_vectors, DOMAIN_0_VECTORS)))
+        layout = LinkLayout(size // FRAME_SIZE, (domid, DOMAIN_0), vectors=(guest_vectors, DOMAIN_0_VECTORS))
+        return cls._made(layout, toolstack=True)
+
+    @classmethod
+    def between(cls, domid: int, driver_domid: int, *, size: int = DEFAULT_SIZE) -> Self:
+        """Make the link between a domain and a driver domain: grants and event channels alone, none made yet.
+
+        :param domid: of the domain that grants.
+        :param driver_domid: of the one that may map.
+        :param size: bytes, a power of two.
+        :raise HostError: no memory or no descriptors left.
+        """
+        vectors = (DEFAULT_GUEST_VECTORS, DEFAULT_GUEST_VECTORS)
+        return cls._made(LinkLayout(size // FRAME_SIZE, (domid, driver_domid), vectors=vectors), toolstack=False)
+
+    @classmethod
+    def _made(cls, layout: LinkLayout, *, toolstack: bool) -> Self:
+        link = cls(layout)
         try:
-            link._open(f"harness-link-{domid}-{DOMAIN_0}")
+            link._open(toolstack=toolstack)
         except OSError as error:
             link.close()
             raise HostError(
-                f"cannot make a link of {size >> 20} MiB for domain {domid}: {error.strerror}",
+                f"cannot make a link of {layout.size >> 20} MiB for domain {layout.domid[GRANTER]}: {error.strerror}",
                 hint="free some memory, or raise the limit of open files (ulimit -n)",
             ) from error
         return link
 
-    def _open(self, name: str) -> None:
+    def _open(self, *, toolstack: bool) -> None:
+        name = "harness-link-{}-{}".format(*self.layout.domid)
         self._memory_fd = self._own(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING))
         os.ftruncate(self._memory_fd, self.layout.size)
         fcntl.fcntl(self._memory_fd, fcntl.F_ADD_SEALS, SEALS)
         with mmap.mmap(self._memory_fd, self.layout.size) as mapping, memoryview(mapping) as memory:
-            start = pack_start_info(self.layout)
+            start = pack_start_info(self.layout, toolstack=toolstack)
             memory[: len(start)] = start
             memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size] = self.layout.pack_info()
-            _premade(self.layout, memory)
-        self._doorbells = tuple(
-            [self._own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) for _ in range(count)]
-            for count in self.layout.vectors
-        )
+            if toolstack:
+                _premade(self.layout, memory)
+        self._doorbells = [self._make_doorbells(end) for end in (GRANTER, GRANTEE)]
+
+    def _make_doorbells(self, end: int) -> list[int]:
+        return [self._own(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)) for _ in range(self.layout.vectors[end])]
 
     def _own(self, descriptor: int) -> int:
         self._fds.append(descriptor)
         return descriptor
 
-    def qemu_socket(self) -> socket.socket:
-        """The socket to give to QEMU as ``-chardev socket,fd=N``: every ivshmem server message waits in it already.
+    def qemu_socket(self, end: int = GRANTER) -> socket.socket:
+        """The socket to give to the QEMU at one end: every ivshmem server message waits in it already.
 
-        The caller closes it once QEMU has inherited it.
+        The caller closes it once QEMU has it.
 
-        :raise RuntimeError: this link has been given to a QEMU before.
+        :raise RuntimeError: this end has been given to a QEMU before.
         """
-        if self._server is not None:
-            raise RuntimeError("a link serves one QEMU process only: create another one")
-        self._server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        if end in self._servers:
+            raise RuntimeError("a peer of a link is one QEMU process: renew that end first")
+        self._servers[end], client = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ivshmem.queue_messages(
-            self._server,
-            self.layout.peer[GRANTER],
+            self._servers[end],
+            self.layout.peer[end],
             self._memory_fd,
-            self._doorbells[GRANTER],
-            {self.layout.peer[GRANTEE]: self._doorbells[GRANTEE]},
+            self._doorbells[end],
+            {self.layout.peer[1 - end]: self._doorbells[1 - end]},
         )
         return client
+
+    def renew(self) -> None:
+        """Prepare the grantee's end for another QEMU, after the one that had it has ended.
+
+        What the dead one has mapped and bound, its successor's driver gives back when it comes up.
+
+        :raise HostError: no descriptors left.
+        """
+        server = self._servers.pop(GRANTEE, None)
+        if server is not None:
+            server.close()
+        peer = (self.layout.peer[GRANTER], self.layout.peer[GRANTEE] + 1)
+        self.layout = replace(self.layout, peer=peer)
+        for descriptor in self._doorbells[GRANTEE]:
+            self._fds.remove(descriptor)
+            os.close(descriptor)
+        self._doorbells[GRANTEE] = []
+        try:
+            self._doorbells[GRANTEE] = self._make_doorbells(GRANTEE)
+        except OSError as error:
+            raise HostError(f"cannot renew a link: {error.strerror}", hint="raise ulimit -n") from error
+        with mmap.mmap(self._memory_fd, FRAME_SIZE) as mapping:
+            PEER.pack_into(mapping, PEER_OFFSET, *peer)
+        if GRANTER in self._servers:
+            ivshmem.announce(self._servers[GRANTER], peer[GRANTEE], self._doorbells[GRANTEE])
 
     def _fds_for(self, end: int, vector: int) -> list[int]:
         return [self._memory_fd, self._doorbells[end][vector], *self._doorbells[1 - end]]
@@ -247,8 +296,8 @@ class Link:
         for descriptor in self._fds:
             os.close(descriptor)
         self._fds = []
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers.values():
+            server.close()
 
     def __enter__(self) -> Self:
         return self

@@ -13,17 +13,19 @@ START_INFO = struct.Struct("<32s QQ I4x QI4x QI4x QQQQQ 1024s QQ")
 that Xen itself has loaded would need: page tables, modules, command line."""
 
 
-def pack_start_info(layout: LinkLayout) -> bytes:
-    """The start info of the guest at the granting end of a link; page numbers are frame numbers of the link."""
+def pack_start_info(layout: LinkLayout, *, toolstack: bool = True) -> bytes:
+    """The start info of the guest at the granting end of a link; page numbers are frame numbers of the link.
+
+    :param toolstack: the link has the domain's store and console; else their frames and ports are 0.
+    """
+    store, console = ((layout.store_frame, GUEST_STORE_PORT), (layout.console_frame, GUEST_CONSOLE_PORT))
     return START_INFO.pack(
         MAGIC,
         layout.nr_frames,
         0,
         0,
-        layout.store_frame,
-        GUEST_STORE_PORT,
-        layout.console_frame,
-        GUEST_CONSOLE_PORT,
+        *(store if toolstack else (0, 0)),
+        *(console if toolstack else (0, 0)),
         *(0, 0, 0, 0, 0),
         b"",
         *(0, 0),

@@ -18,6 +18,8 @@ from harness.host.errors import GuestError, HostError
 from harness.hypervisor import ivshmem
 from harness.hypervisor.layout import (
     FRAME_SIZE,
+    GRANTEE,
+    GUEST_PORTS,
     LINK_INFO,
     LINK_INFO_OFFSET,
     MAX_GRANT_FRAMES,
@@ -27,7 +29,7 @@ from harness.hypervisor.layout import (
     STORE_PORTS,
     LinkLayout,
 )
-from harness.hypervisor.link import SEALS, Link, LinkEnd
+from harness.hypervisor.link import SEALS, GuestEnd, Link, LinkEnd
 from harness.hypervisor.startinfo import START_INFO
 from tests.unit.linkends import DOMID, FRAMES, duplicated, ends_of_a_link
 
@@ -78,6 +80,38 @@ def test_every_message_for_qemu_waits_in_order() -> None:
 def test_a_link_serves_one_qemu() -> None:
     with Link.create(DOMID) as link, link.qemu_socket(), pytest.raises(RuntimeError, match="one QEMU"):
         link.qemu_socket()
+
+
+def bells(told: list[tuple[int, int | None]], peer: int) -> list[int]:
+    """The doorbells of a peer, as a client was told of them."""
+    return [entry for number, entry in told if number == peer and entry is not None]
+
+
+def test_a_driver_domain_that_has_died_is_followed_by_another_peer_on_the_same_memory() -> None:
+    with Link.between(DOMID, 3) as link, link.qemu_socket() as guest, link.qemu_socket(GRANTEE) as first:
+        before, dead = receive_all(guest), receive_all(first)
+        assert bells(before, 0) == bells(dead, 0)
+        assert bells(before, 1) == bells(dead, 1)
+        link.renew()
+        assert first.recv(1) == b""
+        with link.qemu_socket(GRANTEE) as second:
+            told = receive_all(second)
+        assert told[1] == (2, None)
+        assert told[2] == before[2] == dead[2]
+        assert bells(told, 0) == bells(before, 0)
+        assert receive_all(guest) == [(2, bell) for bell in bells(told, 2)]
+        assert not set(bells(told, 2)) & set(bells(before, 0))
+
+
+def test_a_link_to_a_driver_domain_has_neither_store_nor_console() -> None:
+    with (
+        Link.between(DOMID, 3) as link,
+        GuestEnd.from_fds(duplicated(link.guest_fds()), vector=0, ports=GUEST_PORTS) as end,
+    ):
+        start = START_INFO.unpack_from(end.memory)
+        assert start[4:8] == (0, 0, 0, 0)
+        assert end.layout.domid == (DOMID, 3)
+        assert not end.events.open_ports
 
 
 def test_a_socket_that_cannot_hold_the_messages_is_an_error() -> None:

@@ -304,6 +304,7 @@ struct pvbus_device {
 	u16 otherend_id;
 	enum xenbus_state state; /* as we last wrote it */
 	struct link *link;
+	bool backend;		/* found below "backend", not "device" */
 	/* private */
 	struct pvbus_watch otherend_watch;
 	char *otherend_state_path;
@@ -321,6 +322,7 @@ struct pvbus_device {
 struct pvbus_driver {
 	const char *name;
 	const char *type;	/* the devicetype it serves */
+	bool backend;		/* its devices are backends, see pvback.h */
 	int (*probe)(struct pvbus_device *dev);
 	void (*remove)(struct pvbus_device *dev);
 	void (*otherend_changed)(struct pvbus_device *dev,
