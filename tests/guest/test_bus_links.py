@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from harness.bus.devices import Device
-from harness.bus.nodes import read_number
+from harness.bus.nodes import Nodes, read_number
 from harness.bus.tree import Permissions, make_node
 from harness.bus.xenbus import XenbusState
 from harness.domain.domain import Domain
@@ -63,7 +63,7 @@ def announce(store: StoreClient, device: Device, frontend: Mapping[str, str], ba
     permissions = Permissions(device.domid, device.backend_domid)
     initial = {"state": str(XenbusState.INITIALISING.value)}
 
-    def change(nodes: StoreClient) -> None:
+    def change(nodes: Nodes) -> None:
         make_node(
             nodes,
             device.frontend,
@@ -77,7 +77,7 @@ def announce(store: StoreClient, device: Device, frontend: Mapping[str, str], ba
             {"frontend": device.frontend, "frontend-id": str(device.domid), **backend, **initial},
         )
 
-    store.transact(change)  # type: ignore[arg-type]
+    store.transact(change)
 
 
 @contextmanager
@@ -251,6 +251,41 @@ def test_a_disk_is_served_over_another_link_by_one_backend_after_the_other(guest
             second.die()
         assert not is_there(guest, name)
         announce_backend(store, device)
+    assert quiet(guest)
+
+
+def test_a_card_waits_for_the_successor_of_a_backend_that_has_vanished(guest: Domain, store: StoreClient) -> None:
+    device = Device("vif", guest.domid, 1, SERVING)
+    frontend = {"mac": "00:16:3e:00:00:77", "handle": "1"}
+    netdev = f"$(ls /sys/bus/pvbus/devices/vif-{guest.domid}-1/net)"
+
+    def state() -> int:
+        return read_number(store, f"{device.frontend}/state", range(9))
+
+    def serve() -> None:
+        store.write(f"{device.backend}/feature-rx-copy", "1")
+        store.write(f"{device.backend}/state", str(XenbusState.INIT_WAIT.value))
+        wait_for("the frontend", lambda: state() == XenbusState.CONNECTED)
+        store.write(f"{device.backend}/state", str(XenbusState.CONNECTED.value))
+        wait_until(guest, f"[ $(cat /sys/class/net/{netdev}/carrier) = 1 ]")
+
+    with (
+        Link.between(guest.domid, SERVING) as link,
+        announced(store, device, frontend, {}),
+        plugged(guest, "serving", link, GRANTER),
+    ):
+        wait_until(guest, f'[ -n "{netdev}" ]')
+        guest.execute(["sh", "-c", f"ip link set {netdev} up"]).check()
+        serve()
+        store.rm(device.backend)
+        wait_for("the frontend", lambda: state() == XenbusState.INITIALISING)
+        assert guest.execute(["sh", "-c", f"cat /sys/class/net/{netdev}/carrier"]).check().text.strip() == "0"
+        announce_backend(store, device)
+        serve()
+        store.rm(device.backend)
+        store.rm(device.frontend)
+        gone(guest, f"vif-{guest.domid}-1")
+        announce(store, device, frontend, {})
     assert quiet(guest)
 
 
