@@ -21,6 +21,7 @@ from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, QMPClien
 from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestGone, UsageError
 from harness.host.process import Child, spawn
+from harness.machine import descriptors
 from harness.machine.command_line import Machine, command_line
 
 DYING_SECONDS = 5.0
@@ -55,6 +56,7 @@ class QemuProcess:
         self._qmp.register_listener(self.events)
         self._state = QemuState.PREPARED
         self._exit: asyncio.Future[int] | None = None
+        self._occupied = 0
 
     @classmethod
     def spawn(cls, machine: Machine, log: Path, env: Mapping[str, str] | None = None) -> QemuProcess:
@@ -178,6 +180,90 @@ class QemuProcess:
             raise GuestGone(f"QEMU of domain {self.name} is gone: descriptor {name} was not sent")
         self._qmp.send_fd_scm(descriptor)
         await self.execute("getfd", {"fdname": name})
+
+    async def attach_link(self, name: str, link: socket.socket, vectors: int, deadline: Deadline) -> None:
+        """Plug the device of a link in; the guest finds it in its own time.
+
+        QEMU takes the granter, whose peer ID is 0, for the master of the memory: a machine at the other end cannot be
+        migrated.
+
+        :param name: of the device, for :meth:`detach_link`.
+        :param link: what :meth:`Link.qemu_socket` gave; still the caller's to close.
+        :param vectors: interrupt vectors that the device has.
+        :raise qemu.qmp.ExecuteError: QEMU refused; then nothing of it is left.
+        :raise DeadlineExpired: it did not answer.
+        """
+        backend = {"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": name}}, "server": False}}
+        device = {"driver": "ivshmem-doorbell", "id": name, "chardev": name, "vectors": vectors}
+        try:
+            async with asyncio.timeout(deadline.left):
+                await self.send_descriptor(name, link.fileno())
+                await self.execute("chardev-add", {"id": name, "backend": backend})
+                try:
+                    await self.execute("device_add", device)
+                except QMPError:
+                    await self.execute("chardev-remove", {"id": name})
+                    raise
+        except TimeoutError:
+            raise deadline.error() from None
+
+    async def detach_link(self, name: str, deadline: Deadline) -> None:
+        """Unplug the device of a link, and wait until the guest has let go of it.
+
+        :raise qemu.qmp.ExecuteError: there is no such device, or it is being unplugged already.
+        :raise DeadlineExpired: the guest did not let go. It still may.
+        :raise GuestGone: QEMU ended.
+        """
+        try:
+            doorbells = descriptors.eventfds(self.child.pid)
+            await self._unplug(name, deadline)
+            await self._occupy(doorbells - descriptors.opened(self.child.pid))
+        except FileNotFoundError as error:
+            raise GuestGone(f"QEMU of domain {self.name} ended") from error
+        await self.execute("chardev-remove", {"id": name})
+
+    async def _unplug(self, name: str, deadline: Deadline) -> None:
+        with self._qmp.listener("DEVICE_DELETED") as deleted:
+            await self.execute("device_del", {"id": name})
+            gone = asyncio.ensure_future(self._wait_deleted(name, deleted))
+            ended = asyncio.ensure_future(self.wait_exit())
+            try:
+                await asyncio.wait({gone, ended}, timeout=deadline.left, return_when=asyncio.FIRST_COMPLETED)
+                if not gone.done():
+                    raise GuestGone(f"QEMU of domain {self.name} ended") if ended.done() else deadline.error()
+            finally:
+                gone.cancel()
+                ended.cancel()
+
+    async def _occupy(self, numbers: set[int]) -> None:
+        """Let QEMU never use again some numbers of descriptors that it has closed.
+
+        Without KVM it goes on to wait for what an unplugged ivshmem device had as its doorbells. Should anything else
+        get such a number and become readable, QEMU calls the device, whose memory is free by then.
+        """
+        spare = os.eventfd(0, os.EFD_CLOEXEC)
+        others = []
+        try:
+            known = descriptors.opened(self.child.pid)
+            while not numbers <= known:
+                self._occupied += 1
+                name = f"occupied-{self._occupied}"
+                await self.send_descriptor(name, spare)
+                now = descriptors.opened(self.child.pid)
+                if not now - known <= numbers:
+                    others.append(name)
+                known = now
+            for name in others:
+                await self.execute("closefd", {"fdname": name})
+        finally:
+            os.close(spare)
+
+    @staticmethod
+    async def _wait_deleted(name: str, deleted: EventListener) -> None:
+        async for event in deleted:
+            data = event.get("data")
+            if isinstance(data, dict) and data.get("device") == name:
+                return
 
     async def cont(self) -> None:
         """Let the CPUs run.
