@@ -57,4 +57,28 @@ static inline bool link_ring_passed(u32 old, u32 new, u32 event)
 	link_ring_responses(_armed);					\
 })
 
+/*
+ * How many requests wait, by one read of the other end's index. More than are
+ * not unanswered in RING_SIZE() means that the front has broken the ring.
+ */
+#define link_ring_requests(_ring) ({					\
+	typeof(_ring) _r = (_ring);					\
+	u32 _prod = READ_ONCE(_r->sring->req_prod);			\
+									\
+	virt_rmb(); /* read no request before its index */		\
+	_prod - _r->req_cons;						\
+})
+
+/* Publish the back's private responses; true: the front wants to be notified. */
+#define link_ring_push_responses(_link, _ring) ({			\
+	typeof(_ring) _r = (_ring);					\
+	u32 _old = READ_ONCE(_r->sring->rsp_prod);			\
+	u32 _new = _r->rsp_prod_pvt;					\
+									\
+	virt_wmb(); /* the front sees responses before the index */	\
+	WRITE_ONCE(_r->sring->rsp_prod, _new);				\
+	link_mb(_link); /* ... and the index before we read its event */ \
+	link_ring_passed(_old, _new, READ_ONCE(_r->sring->rsp_event));	\
+})
+
 #endif /* _LINK_RING_H */
