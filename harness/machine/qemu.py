@@ -179,6 +179,58 @@ class QemuProcess:
         self._qmp.send_fd_scm(descriptor)
         await self.execute("getfd", {"fdname": name})
 
+    async def attach_link(self, name: str, link: socket.socket, vectors: int, deadline: Deadline) -> None:
+        """Plug the device of a link in; the guest finds it in its own time.
+
+        :param name: of the device, for :meth:`detach_link`.
+        :param link: what :meth:`Link.qemu_socket` gave; still the caller's to close.
+        :param vectors: interrupt vectors that the device has.
+        QEMU counts the granter, whose peer ID is 0, as the master; a machine at the other end cannot be migrated.
+
+        :raise qemu.qmp.ExecuteError: QEMU refused; then nothing of it is left.
+        :raise DeadlineExpired: it did not answer.
+        """
+        backend = {"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": name}}, "server": False}}
+        device = {"driver": "ivshmem-doorbell", "id": name, "chardev": name, "vectors": vectors}
+        try:
+            async with asyncio.timeout(deadline.left):
+                await self.send_descriptor(name, link.fileno())
+                await self.execute("chardev-add", {"id": name, "backend": backend})
+                try:
+                    await self.execute("device_add", device)
+                except QMPError:
+                    await self.execute("chardev-remove", {"id": name})
+                    raise
+        except TimeoutError:
+            raise deadline.error() from None
+
+    async def detach_link(self, name: str, deadline: Deadline) -> None:
+        """Unplug the device of a link, and wait until the guest has let go of it.
+
+        :raise qemu.qmp.ExecuteError: there is no such device, or it is being unplugged already.
+        :raise DeadlineExpired: the guest did not let go. It still may.
+        :raise GuestGone: QEMU ended.
+        """
+        with self._qmp.listener("DEVICE_DELETED") as deleted:
+            await self.execute("device_del", {"id": name})
+            gone = asyncio.ensure_future(self._wait_deleted(name, deleted))
+            ended = asyncio.ensure_future(self.wait_exit())
+            try:
+                await asyncio.wait({gone, ended}, timeout=deadline.left, return_when=asyncio.FIRST_COMPLETED)
+                if not gone.done():
+                    raise GuestGone(f"QEMU of domain {self.name} ended") if ended.done() else deadline.error()
+            finally:
+                gone.cancel()
+                ended.cancel()
+        await self.execute("chardev-remove", {"id": name})
+
+    @staticmethod
+    async def _wait_deleted(name: str, deleted: EventListener) -> None:
+        async for event in deleted:
+            data = event.get("data")
+            if isinstance(data, dict) and data.get("device") == name:
+                return
+
     async def cont(self) -> None:
         """Let the CPUs run.
 

@@ -12,7 +12,9 @@ import pytest
 from qemu.qmp import ExecuteError
 
 from harness.host.deadline import Deadline
-from harness.host.errors import GuestGone, LaunchError, UsageError
+from harness.host.errors import DeadlineExpired, GuestGone, LaunchError, UsageError
+from harness.hypervisor.layout import GRANTEE
+from harness.hypervisor.link import Link
 from harness.machine import loop, qemu
 from harness.machine.command_line import QEMU, Machine, base_arguments
 from harness.machine.qemu import QemuProcess, QemuState
@@ -98,6 +100,28 @@ def test_descriptor_can_be_handed_over(bare: QemuProcess) -> None:
         backend = {"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": "late"}}, "server": False}}
         loop.run(bare.execute("chardev-add", {"id": "late", "backend": backend}))
         loop.run(bare.execute("chardev-remove", {"id": "late"}))
+
+
+def test_a_link_can_be_plugged_in(bare: QemuProcess) -> None:
+    with Link.between(1, 2) as link, link.qemu_socket() as server:
+        loop.run(bare.attach_link("late", server, link.layout.vectors[0], deadline()))
+    assert loop.run(bare.execute("qom-get", {"path": "/machine/peripheral/late", "property": "vectors"})) == 8
+    # A guest without a kernel never lets go.
+    with pytest.raises(DeadlineExpired, match="the guest's consent"):
+        loop.run(bare.detach_link("late", Deadline(0.2, "the guest's consent")))
+    bare.child.kill()
+    with pytest.raises(GuestGone):
+        loop.run(bare.detach_link("late", deadline()))
+
+
+def test_of_a_refused_link_nothing_is_left(bare: QemuProcess) -> None:
+    with Link.between(1, 2) as link:
+        with link.qemu_socket() as server, pytest.raises(ExecuteError, match="vectors"):
+            loop.run(bare.attach_link("late", server, 100000, deadline()))
+        with link.qemu_socket(GRANTEE) as server:
+            loop.run(bare.attach_link("late", server, link.layout.vectors[1], deadline()))
+    with pytest.raises(ExecuteError, match="never"):
+        loop.run(bare.detach_link("never", deadline()))
 
 
 def test_killed_qemu(bare: QemuProcess) -> None:
