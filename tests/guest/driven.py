@@ -49,6 +49,12 @@ def image(driver: Domain, target: str) -> Path:
     return Path(driver.parts.record.scratch[0], f"{target}.img")
 
 
+def make_file(driver: Domain, path: str, size: int = MIB) -> str:
+    """Make a file of random bytes in the driver domain; returns its SHA-256."""
+    script = 'head -c "$2" /dev/urandom >"$1" && sha256sum "$1"'
+    return driver.execute(["sh", "-c", script, "sh", path, str(size)]).check().text.split()[0]
+
+
 def linked_domains(domain: Domain) -> set[int]:
     """The domains with which a guest has links, as its bus has found them."""
     said = domain.execute(["sh", "-c", "ls /sys/bus/pci/drivers/pvbus | grep :; dmesg"]).check().text

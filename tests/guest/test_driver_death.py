@@ -19,7 +19,7 @@ from harness.host.errors import GuestCrashed, GuestError, GuestGone, UsageError
 from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from tests.guest.disks import VERIFIED
-from tests.guest.driven import SECONDS, driver_definition, linked_domains, served_definition, wait_for_links
+from tests.guest.driven import SECONDS, driver_definition, linked_domains, make_file, served_definition, wait_for_links
 
 PANIC = "echo c > /proc/sysrq-trigger"
 POLL = 0.05
@@ -114,7 +114,7 @@ def test_a_file_on_its_disk_is_served_again(
 ) -> None:
     """What a driver domain has in its memory is lost with it: who has that for a disk waits, and the other does not."""
     guest = start_domain(served_definition(request, driver, ["/dev/vda"]))
-    driver.write_file("/tmp/lost.img", bytes(1 << 20))
+    make_file(driver, "/tmp/lost.img")
     other = start_domain(served_definition(request, driver, ["/tmp/lost.img"], suffix="-lost"))
     kill(driver)
     wait_for_return(driver, guest, 1)
