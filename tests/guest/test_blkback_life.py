@@ -136,6 +136,34 @@ def test_a_device_that_changes_its_size(guest: DriverGuest, image: Path, sectors
     guest.resize(number, SIZE)
 
 
+@pytest.fixture(params=[True, False], ids=["persistent", "transient"])
+def copied(request: pytest.FixtureRequest, guest: DriverGuest, image: Path) -> Iterator[BlockFront]:
+    """A disk on a device that does not get at the link's memory."""
+    switch = "/sys/module/pvblkback/parameters/always_copy"
+    guest.domain.write_file(switch, b"Y")
+    with connected(guest, image, persistent=request.param) as front:
+        yield front
+    guest.domain.write_file(switch, b"N")
+
+
+def test_data_is_copied_for_a_device_that_cannot_reach_it(copied: BlockFront, image: Path) -> None:
+    # Whole frames and parts of them, and nothing beside.
+    copied.fill(pattern(11 * 4096, 9))
+    segments = [(copied.refs[0], 3, 5), *copied.whole(9, 1), (copied.refs[10], 0, 0)]
+    assert copied.do(WRITE, 5, segments) == OKAY
+    data = pattern(11 * 4096, 9)[3 * 512 : 10 * 4096 + 512]
+    data = data[: 3 * 512] + data[5 * 512 :]
+    before = pattern(SIZE, 1)
+    after = before[: 5 * 512] + data + before[5 * 512 + len(data) :]
+    assert image.read_bytes() == after
+    copied.fill(b"-" * 2 * 4096)
+    assert copied.do(READ, 4, [(copied.refs[0], 2, 6), (copied.refs[1], 7, 7)]) == OKAY
+    assert bytes(copied.data(0)) == b"-" * 1024 + after[4 * 512 : 9 * 512] + b"-" * 512
+    assert bytes(copied.data(1)) == b"-" * 7 * 512 + after[9 * 512 : 10 * 512]
+    assert copied.do(READ, SECTORS - 4, copied.whole(1)) == ERROR
+    assert copied.do(READ, 0, [(copied.refs[0], 0, 7), (0, 0, 7)]) == ERROR
+
+
 # ---- coming and going ----------------------------------------------------------------------------------------------
 
 
@@ -193,14 +221,14 @@ def test_the_module_can_be_unloaded_while_disks_are_connected(guest: DriverGuest
         front = BlockFront(guest, device, queues=3).connect()
         front.put(READ, 0, front.whole(1))
         front.push()
-        guest.domain.execute(["modprobe", "-r", "pvblkback"]).check()
+        guest.domain.execute(["rmmod", "pvblkback"]).check()
         assert guest.state(device) == XenbusState.CLOSED
         assert guest.mapped() == 0
         front.take_back()
         guest.switch(device, XenbusState.CLOSED)
         guest.domain.execute(["modprobe", "pvblkback"]).check()
         guest.switch(device, XenbusState.INITIALISING)
-        again = BlockFront(guest, device).connect()
+        again = BlockFront(guest, device, queues=3).connect()
         assert again.read(0, 1) == pattern(4096, 1)
         again.close()
 
