@@ -1,8 +1,10 @@
-"""What tests of a driver domain's network backend share: the driver domain is real, its frontends are in this process."""
+"""What tests of a driver domain's network backend share: that domain is real, its frontends are in this process."""
 
 from __future__ import annotations
 
 import itertools
+import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -19,18 +21,39 @@ from harness.host.deadline import Deadline
 from harness.hypervisor.layout import DOMAIN_0, GRANTEE
 from harness.hypervisor.link import Link
 from harness.machine import command_line, loop
+from harness.ring.netif import Status
 from harness.store.client import StoreClient
 from tests.guest.cards import run
+from tests.guest.conftest import named
 from tests.unit.backend_guest import SECONDS, Guest, wait_until
-from tests.unit.netfront import DEFAULTS, OFFLOADS, NetFront
+from tests.unit.net_packets import MAC, ethernet
+from tests.unit.netfront import DEFAULTS, OFFLOADS, NetFront, Received
 
 CHECKS = ("slub_debug=FZP", "page_poison=1", "panic_on_warn=1")
 """What makes a kernel end as soon as it has done something wrong."""
 LINK_MIB = 16
+BROADCAST = b"\xff" * 6
+BRIDGE = """
+sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
+for bridge in br0 br1; do ip link add $bridge type bridge && ip link set $bridge up; done
+"""
 CARRIER = 'cat "/sys/class/net/$1/carrier"'
 
 _domids = itertools.count(5000)
 _numbers = itertools.count()
+
+
+def start_driver(start: Callable[[Definition], Domain], request: pytest.FixtureRequest) -> Domain:
+    """A driver domain with two bridges, ``br0`` and ``br1``."""
+    definition = named("pv", request, driver_domain=True, disks=(), networks=(), vcpus=2)
+    domain = start_with_checks(start, definition)
+    run(domain, BRIDGE)
+    return domain
+
+
+def must_be_sound(driver: Domain) -> None:
+    """Nothing in its kernel has gone wrong."""
+    assert not run(driver, "dmesg | grep 'Call Trace\\|BUG\\|WARNING' || :")
 
 
 def start_with_checks(start: Callable[[Definition], Domain], definition: Definition) -> Domain:
@@ -127,3 +150,21 @@ def connected(
         front = NetFront(guest, device, split=split, offers=offers, queues=queues).connect()
         yield front
         front.close()
+
+
+def next_packet(front: NetFront, kind: int) -> Received:
+    """The next packet of an Ethernet type; others the driver domain sends by itself."""
+    while True:
+        received = front.receive()
+        if received.data[12:14] == struct.pack(">H", kind):
+            return received
+        front.post(received.frames)
+
+
+def works(front: NetFront, peer: NetFront) -> None:
+    """Exchange a packet each way."""
+    for sender, receiver in ((front, peer), (peer, front)):
+        receiver.post(range(1))
+        packet = ethernet(os.urandom(100), 0x88B5, MAC, BROADCAST)
+        assert sender.send(packet) == [Status.OKAY]
+        assert next_packet(receiver, 0x88B5).data == packet
