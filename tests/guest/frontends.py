@@ -130,7 +130,7 @@ def card(
     yield device
     forget(guest.store, device)
     name = guest.name(device)
-    wait_until(f"the end of {name}", lambda: name not in run(guest.driver, "ls /sys/class/net"))
+    wait_until(f"the end of {name}", lambda: name not in run(guest.driver, "ls /sys/class/net").split())
 
 
 @contextmanager
