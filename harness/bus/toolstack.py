@@ -157,14 +157,14 @@ def _add_device(
     guest_owns: Collection[str] = (),
     guest_reads: Collection[str] = (),
     by_script: Mapping[str, str] | None = None,
+    again: bool = False,
 ) -> None:
     """Write both ends of a device, and what the toolstack remembers of it.
-
-    A device that is there already, since its driver domain has died and come back, only gets its backend again.
 
     :param guest_owns: the only frontend nodes that the guest may change, if there are any such; else it may change all,
     :param guest_reads: except these.
     :param by_script: backend nodes that were not asked for but found out, which the toolstack does not remember.
+    :param again: the driver domain has died and come back: the device is there, and only gets its backend again.
     """
     permissions = Permissions(device.domid, device.backend_domid)
     backend = {"frontend": device.frontend, **backend}
@@ -173,7 +173,7 @@ def _add_device(
     def change(nodes: Nodes) -> None:
         remembered = {"frontend": device.frontend, "backend": device.backend, **backend}
         make_node(nodes, device.backend, permissions.backend, {**backend, **(by_script or {})})
-        if nodes.exists(device.toolstack):
+        if again:
             _admit_again(nodes, device.frontend, permissions.frontend)
         else:
             make_node(nodes, device.toolstack, permissions.private, remembered)
@@ -214,6 +214,7 @@ def add_vbd(
     features: BlockFeatures = ALL_BLOCK,
     notifications: Notifications = ADAPTIVE,
     storage: Storage | None = None,
+    again: bool = False,
 ) -> Device:
     """Make a disk.
 
@@ -222,6 +223,7 @@ def add_vbd(
     :param cdrom: the guest is to see a CD-ROM drive; it cannot write to it.
     :param sector_size: bytes of a logical sector.
     :param storage: what it is in the driver domain that serves it; None if Domain 0 does.
+    :param again: that has died and come back, and the guest has the disk still: only the backend's nodes are missing.
     :raise UsageError: there is no such name.
     """
     device = Device("vbd", domid, disk_number(target), storage.backend_domid if storage else 0)
@@ -258,6 +260,7 @@ def add_vbd(
             **({"discard-enable": "0"} if readonly else {}),
         },
         by_script=_block_script_nodes(storage) if storage else {},
+        again=again,
     )
     return device
 
@@ -283,12 +286,14 @@ def add_vif(
     features: NetFeatures = ALL_NET,
     notifications: Notifications = ADAPTIVE,
     backend_domid: int = 0,
+    again: bool = False,
 ) -> Device:
     """Make a network interface.
 
     :param mac: six hexadecimal bytes separated by colons.
     :param bridge: the bridge that it is plugged into, in the domain that serves it.
     :param backend_domid: that domain; a driver domain says when it has plugged it in, see :func:`vif_is_plugged`.
+    :param again: as for :func:`add_vbd`.
     """
     device = Device("vif", domid, devid, backend_domid)
     initial = str(XenbusState.INITIALISING.value)
@@ -308,6 +313,7 @@ def add_vif(
             **for_backend,
         },
         guest_reads=("mtu",),
+        again=again,
     )
     return device
 

@@ -182,11 +182,12 @@ class QemuProcess:
     async def attach_link(self, name: str, link: socket.socket, vectors: int, deadline: Deadline) -> None:
         """Plug the device of a link in; the guest finds it in its own time.
 
+        QEMU takes the granter, whose peer ID is 0, for the master of the memory: a machine at the other end cannot be
+        migrated.
+
         :param name: of the device, for :meth:`detach_link`.
         :param link: what :meth:`Link.qemu_socket` gave; still the caller's to close.
         :param vectors: interrupt vectors that the device has.
-        QEMU counts the granter, whose peer ID is 0, as the master; a machine at the other end cannot be migrated.
-
         :raise qemu.qmp.ExecuteError: QEMU refused; then nothing of it is left.
         :raise DeadlineExpired: it did not answer.
         """

@@ -51,12 +51,12 @@ def links(store: StoreClient) -> Iterator[dict[int, Link]]:
             link.close()
 
 
-def add_disk(store: StoreClient) -> Device:
-    return toolstack.add_vbd(store, GUEST, "xvda", Path("/images/guest.img"), storage=STORAGE)
+def add_disk(store: StoreClient, *, again: bool = False) -> Device:
+    return toolstack.add_vbd(store, GUEST, "xvda", Path("/images/guest.img"), storage=STORAGE, again=again)
 
 
-def add_card(store: StoreClient) -> Device:
-    return toolstack.add_vif(store, GUEST, 0, "00:16:3e:00:00:01", "br0", backend_domid=DRIVER)
+def add_card(store: StoreClient, *, again: bool = False) -> Device:
+    return toolstack.add_vif(store, GUEST, 0, "00:16:3e:00:00:01", "br0", backend_domid=DRIVER, again=again)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_driver_domain_that_returns_may_look_and_serves_again(store: StoreClie
         assert read_state(store, device.frontend) == XenbusState.CONNECTED
     introduce(store, links[DRIVER], DRIVER)
     assert listing(store, frontends) != before
-    assert [add_disk(store), add_card(store)] == devices
+    assert [add_disk(store, again=True), add_card(store, again=True)] == devices
     assert sorted(listing(store, frontends)) == sorted(before)
     for device in devices:
         assert read_state(store, device.backend) == XenbusState.INITIALISING
