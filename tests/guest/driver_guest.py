@@ -125,5 +125,3 @@ def driver_guest(domain: Domain, directory: Path) -> Iterator[DriverGuest]:
         yield guest
         loop.run(domain.parts.qemu.detach_link("frontend", Deadline(SECONDS, "unplugging a link")))
         guest.check_backend()
-
-

@@ -11,15 +11,14 @@ from pathlib import Path
 import pytest
 
 from harness.bus.devices import Device
-from harness.pytest_plugin.plugin import StartDomain
-from tests.guest.conftest import named
-from tests.guest.driver_guest import DriverGuest, debugging, driver_guest
+from tests.guest.driver_guest import DriverGuest
 from tests.unit.backend_guest import pattern
 from tests.unit.blockfront import BlockFront, attached, connected
 from tests.unit.test_backend_block import (
     SIZE,
     test_a_barrier_with_and_without_data,
     test_a_frontend_may_come_again,
+    test_a_frontend_that_writes_nonsense_is_told_so,
     test_flushing,
     test_indirect_requests,
     test_many_in_flight_through_the_wrap_of_the_ring,
@@ -33,6 +32,7 @@ from tests.unit.test_backend_block import (
 __all__ = [
     "test_a_barrier_with_and_without_data",
     "test_a_frontend_may_come_again",
+    "test_a_frontend_that_writes_nonsense_is_told_so",
     "test_flushing",
     "test_indirect_requests",
     "test_many_in_flight_through_the_wrap_of_the_ring",
@@ -42,16 +42,6 @@ __all__ = [
     "test_toggling_the_state_faster_than_anybody_can_follow",
     "test_writing",
 ]
-
-
-@pytest.fixture(scope="module")
-def guest(
-    request: pytest.FixtureRequest, start_domain_for_module: StartDomain, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[DriverGuest]:
-    with debugging():
-        domain = start_domain_for_module(named("pv", request, disks=(), networks=()))
-    with driver_guest(domain, tmp_path_factory.mktemp("blkback")) as guest:
-        yield guest
 
 
 @pytest.fixture

@@ -275,11 +275,11 @@ def test_a_frontend_of_a_dead_backend_is_left_alone_until_it_comes_anew(guest: F
     with connected(guest, bridge="br0") as peer, card(guest, bridge="br0") as device:
         old = NetFront(guest, device, split=True, offers=OFFLOADS).connect()
         # As if it had died: the device is made again, while the frontend is connected.
-        run(guest.driver, 'echo "vif-$1-$2" > /sys/bus/pvbus/drivers/pvnetback/unbind', *ids(guest, device.devid))
+        run(guest.driver, 'echo "backend-vif-$1-$2" > /sys/bus/pvbus/drivers/pvnetback/unbind', *ids(guest, device.devid))
         guest.wait_for_backend(device, XenbusState.CLOSED)
         for queue in old.queues:
             queue.take_back()
-        run(guest.driver, 'echo "vif-$1-$2" > /sys/bus/pvbus/drivers/pvnetback/bind', *ids(guest, device.devid))
+        run(guest.driver, 'echo "backend-vif-$1-$2" > /sys/bus/pvbus/drivers/pvnetback/bind', *ids(guest, device.devid))
         plug_in(guest, device, "br0")
         guest.switch(device, XenbusState.CONNECTED)
         guest.wait_for_backend(device, XenbusState.INIT_WAIT)

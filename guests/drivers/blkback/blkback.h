@@ -152,7 +152,13 @@ struct blkback_request {
 	struct blkback_segment segs[];
 };
 
-/* device.c; opening fails with -ENOENT as long as there is no path to it. */
+/*
+ * device.c: a number from @lo to @hi, which stays as it is when there is no such
+ * node; anything else is reported. Opening fails with -ENOENT as long as there is
+ * no path to the device.
+ */
+int blkback_read_number(struct blkback *bb, const char *dir, const char *node,
+			u32 lo, u32 hi, u32 *number);
 int blkback_open(struct blkback *bb);
 void blkback_close(struct blkback *bb);
 int blkback_measure(struct blkback *bb);

@@ -3,7 +3,6 @@
  * Taking what a frontend shares: its ring pages and event channels, which it names
  * in XenStore. A name or number that makes no sense is reported, and ends it.
  */
-#include <linux/ctype.h>
 #include <linux/slab.h>
 #include "blkback.h"
 
@@ -16,51 +15,14 @@ static const struct blkback_abi abis[] = {
 
 /* ---- what the frontend has written ------------------------------------- */
 
-/* A decimal number as XenStore has them: digits and nothing else. */
-static int parse_number(const char *text, u32 len, u32 *number)
-{
-	u32 i;
-
-	if (!len || len > 10)
-		return -EINVAL;
-	for (i = 0; i < len; i++)
-		if (!isdigit(text[i]))
-			return -EINVAL;
-	return kstrtou32(text, 10, number);
-}
-
-/* A number from @lo to @hi; @number stays as it is when there is no such node. */
-static int read_number(struct blkback *bb, const char *dir, const char *node,
-		       u32 lo, u32 hi, u32 *number)
-{
-	unsigned int len;
-	char *text;
-	u32 n;
-	int err;
-
-	text = pvbus_read(bb->link, PVBUS_NIL, dir, node, &len);
-	if (IS_ERR(text))
-		return PTR_ERR(text) == -ENOENT ? 0 : PTR_ERR(text);
-	err = parse_number(text, len, &n);
-	kfree(text);
-	if (err || n < lo || n > hi) {
-		pvbus_dev_error(bb->xbdev, -EINVAL,
-				"%s/%s is no number from %u to %u", dir, node,
-				lo, hi);
-		return -EINVAL;
-	}
-	*number = n;
-	return 0;
-}
-
 /* One that must be there. */
 static int require_number(struct blkback *bb, const char *dir,
-			  const char *node, u32 hi, u32 *number)
+			  const char *node, u32 *number)
 {
 	int err;
 
 	*number = U32_MAX;
-	err = read_number(bb, dir, node, 0, hi, number);
+	err = blkback_read_number(bb, dir, node, 0, U32_MAX - 1, number);
 	if (!err && *number == U32_MAX) {
 		pvbus_dev_error(bb->xbdev, -ENOENT, "%s/%s is missing", dir,
 				node);
@@ -85,8 +47,9 @@ static int read_protocol(struct blkback *bb)
 	kfree(name);
 	if (i == ARRAY_SIZE(abis)) {
 		pvbus_dev_error(bb->xbdev, -EPROTONOSUPPORT,
-				"%s/protocol is not spoken here",
-				bb->xbdev->otherend);
+				"%s/protocol: only %s and %s are spoken here",
+				bb->xbdev->otherend, abis[0].name,
+				abis[1].name);
 		return -EPROTONOSUPPORT;
 	}
 	bb->abi = &abis[i];
@@ -94,6 +57,20 @@ static int read_protocol(struct blkback *bb)
 }
 
 /* ---- a ring ------------------------------------------------------------ */
+
+static const char *why(int status)
+{
+	switch (status) {
+	case GNTST_bad_gntref:
+		return "grants nothing";
+	case GNTST_bad_domain:
+		return "is for another domain";
+	case GNTST_permission_denied:
+		return "is read-only";
+	default:
+		return "cannot be used";
+	}
+}
 
 static int map_page(struct blkback_ring *ring, const char *dir,
 		    const char *node)
@@ -103,14 +80,14 @@ static int map_page(struct blkback_ring *ring, const char *dir,
 	u32 i, ref;
 	int err;
 
-	err = require_number(bb, dir, node, U32_MAX - 1, &ref);
+	err = require_number(bb, dir, node, &ref);
 	if (err)
 		return err;
 	err = link_map_grant(bb->link, ref, false, map);
 	if (err) {
 		pvbus_dev_error(bb->xbdev, -EACCES,
-				"%s/%s cannot be mapped: grant status %d", dir,
-				node, err);
+				"%s/%s: grant reference %u %s", dir, node,
+				ref, why(err));
 		return -EACCES;
 	}
 	ring->nr_pages++;
@@ -171,7 +148,7 @@ static int connect_ring(struct blkback_ring *ring, const char *dir, u32 order)
 	if (err)
 		return err;
 	attach_ring(ring);
-	err = require_number(bb, dir, "event-channel", U32_MAX - 1, &port);
+	err = require_number(bb, dir, "event-channel", &port);
 	if (err)
 		return err;
 	err = link_evtchn_bind(bb->link, port, blkback_event, ring,
@@ -179,7 +156,10 @@ static int connect_ring(struct blkback_ring *ring, const char *dir, u32 order)
 	if (err) {
 		ring->port = 0;
 		pvbus_dev_error(bb->xbdev, err,
-				"%s/event-channel cannot be bound to", dir);
+				err == -EINVAL ?
+				"%s/event-channel: port %u is not unbound" :
+				"%s/event-channel: port %u cannot be bound to",
+				dir, port);
 		return err;
 	}
 	return 0;
@@ -237,13 +217,13 @@ int blkback_connect(struct blkback *bb)
 
 	err = read_protocol(bb);
 	if (!err)
-		err = read_number(bb, front, "ring-page-order", 0,
+		err = blkback_read_number(bb, front, "ring-page-order", 0,
 				  bb->features.ring_order, &order);
 	if (!err)
-		err = read_number(bb, front, "multi-queue-num-queues", 1,
+		err = blkback_read_number(bb, front, "multi-queue-num-queues", 1,
 				  bb->features.nr_queues, &nr_rings);
 	if (!err)
-		err = read_number(bb, front, "feature-persistent", 0, 1,
+		err = blkback_read_number(bb, front, "feature-persistent", 0, 1,
 				  &persistent);
 	if (err)
 		return err;

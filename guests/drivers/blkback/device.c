@@ -3,15 +3,49 @@
  * The block device that a disk is kept on: opening it, what it can do, and what is
  * said about it in XenStore.
  */
+#include <linux/ctype.h>
 #include <linux/device.h>
 #include <linux/dma-mapping.h>
 #include <linux/slab.h>
 #include "blkback.h"
 
-static u32 own(struct blkback *bb, const char *node, u32 fallback)
+/* ---- our own node ------------------------------------------------------- */
+
+/* A decimal number as XenStore has them: digits and nothing else. */
+static int parse_number(const char *text, u32 len, u32 *number)
 {
-	return pvbus_read_unsigned(bb->link, bb->xbdev->nodename, node,
-				   fallback);
+	u32 i;
+
+	if (!len || len > 10)
+		return -EINVAL;
+	for (i = 0; i < len; i++)
+		if (!isdigit(text[i]))
+			return -EINVAL;
+	return kstrtou32(text, 10, number);
+}
+
+/* A number from @lo to @hi; @number stays as it is when there is no such node. */
+int blkback_read_number(struct blkback *bb, const char *dir, const char *node,
+			u32 lo, u32 hi, u32 *number)
+{
+	unsigned int len;
+	char *text;
+	u32 n;
+	int err;
+
+	text = pvbus_read(bb->link, PVBUS_NIL, dir, node, &len);
+	if (IS_ERR(text))
+		return PTR_ERR(text) == -ENOENT ? 0 : PTR_ERR(text);
+	err = parse_number(text, len, &n);
+	kfree(text);
+	if (err || n < lo || n > hi) {
+		pvbus_dev_error(bb->xbdev, -EINVAL,
+				"%s/%s: expected a number from %u to %u", dir, node,
+				lo, hi);
+		return -EINVAL;
+	}
+	*number = n;
+	return 0;
 }
 
 static bool own_is(struct blkback *bb, const char *node, const char *wanted)
@@ -53,8 +87,8 @@ int blkback_measure(struct blkback *bb)
 
 	if (!sectors || sectors % (bb->sector_size >> SECTOR_SHIFT)) {
 		pvbus_dev_error(bb->xbdev, -EINVAL,
-				"%llu sectors are no multiple of %u bytes",
-				sectors, bb->sector_size);
+				"the disk's %llu bytes are no multiple of %u",
+				sectors << SECTOR_SHIFT, bb->sector_size);
 		return -EINVAL;
 	}
 	WRITE_ONCE(bb->sectors, sectors);
@@ -63,8 +97,13 @@ int blkback_measure(struct blkback *bb)
 
 static int look_at(struct blkback *bb)
 {
-	u32 wish = own(bb, "sector-size", SECTOR_SIZE);
+	u32 wish = SECTOR_SIZE;
+	int err;
 
+	err = blkback_read_number(bb, bb->xbdev->nodename, "sector-size",
+				  SECTOR_SIZE, XEN_PAGE_SIZE, &wish);
+	if (err)
+		return err;
 	if (wish != SECTOR_SIZE && wish != XEN_PAGE_SIZE) {
 		pvbus_dev_error(bb->xbdev, -EINVAL, "there are no sectors of %u bytes",
 				wish);
@@ -121,21 +160,40 @@ void blkback_close(struct blkback *bb)
 
 /* ---- what it offers ---------------------------------------------------- */
 
-static void read_features(struct blkback *bb)
+/* What the toolstack has written about something that it need not allow. */
+static int limit(struct blkback *bb, const char *node, u32 lo, u32 hi,
+		 u32 *number)
+{
+	*number = hi;
+	return blkback_read_number(bb, bb->xbdev->nodename, node, lo, hi,
+				   number);
+}
+
+static int allowed(struct blkback *bb, const char *node, bool *feature)
+{
+	u32 on;
+	int err = limit(bb, node, 0, 1, &on);
+
+	*feature = on;
+	return err;
+}
+
+static int read_features(struct blkback *bb)
 {
 	struct blkback_features *f = &bb->features;
+	int err;
 
-	f->flush = own(bb, "flush-cache-enable", 1);
-	f->barrier = own(bb, "barrier-enable", 1);
-	f->persistent = own(bb, "persistent-enable", 1);
-	f->discard = own(bb, "discard-enable", 1) && !bb->readonly &&
-		     bdev_max_discard_sectors(bb->bdev);
-	f->nr_segs = min_t(u32, own(bb, "indirect-segments-limit",
-				    BLKBACK_MAX_SEGS), BLKBACK_MAX_SEGS);
-	f->ring_order = min_t(u32, own(bb, "ring-page-order-limit",
-				       BLKBACK_MAX_ORDER), BLKBACK_MAX_ORDER);
-	f->nr_queues = clamp_t(u32, own(bb, "queues-limit", BLKBACK_MAX_RINGS),
-			       1, BLKBACK_MAX_RINGS);
+	err = allowed(bb, "flush-cache-enable", &f->flush) ?:
+	      allowed(bb, "barrier-enable", &f->barrier) ?:
+	      allowed(bb, "persistent-enable", &f->persistent) ?:
+	      allowed(bb, "discard-enable", &f->discard) ?:
+	      limit(bb, "indirect-segments-limit", 0, BLKBACK_MAX_SEGS,
+		    &f->nr_segs) ?:
+	      limit(bb, "ring-page-order-limit", 0, BLKBACK_MAX_ORDER,
+		    &f->ring_order) ?:
+	      limit(bb, "queues-limit", 1, BLKBACK_MAX_RINGS, &f->nr_queues);
+	f->discard &= !bb->readonly && bdev_max_discard_sectors(bb->bdev);
+	return err;
 }
 
 /* Say what the disk can do, and wait for the frontend. */
@@ -143,8 +201,11 @@ int blkback_offer(struct blkback *bb)
 {
 	const struct blkback_features *f = &bb->features;
 	u32 granularity;
+	int err;
 
-	read_features(bb);
+	err = read_features(bb);
+	if (err)
+		return err;
 	granularity = max(bdev_discard_granularity(bb->bdev), bb->sector_size);
 
 	const struct blkback_node nodes[] = {

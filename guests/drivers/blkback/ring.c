@@ -143,7 +143,7 @@ static bool take_requests(struct blkback_ring *ring)
 		return false;
 	if (nr > link_ring_room(&ring->back)) {
 		WRITE_ONCE(ring->broken, true);
-		blkback_complain(ring->bb, "more requests than the ring has room for",
+		blkback_complain(ring->bb, "the request index is impossible, so many ahead",
 				 nr);
 		return false;
 	}

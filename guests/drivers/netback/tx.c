@@ -62,7 +62,8 @@ static bool netback_tx_copy(struct netback_queue *q, struct sk_buff *skb,
 	if (link_map_grant(link, part->gref, true, &map))
 		return false;
 	data = map.addr + part->offset;
-	link_copy(skb_put(skb, linear), data, linear);
+	if (linear)
+		link_copy(skb_put(skb, linear), data, linear);
 	copied = netback_tx_append(&q->tx.frag, skb, data + linear,
 				   part->size - linear);
 	link_unmap_grant(link, &map);
