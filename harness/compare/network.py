@@ -19,18 +19,25 @@ CONNECT_PAUSE = 0.05
 
 
 class Peer:
-    """What every guest's network path leads to. Lives in the private network, on the bridge's own address."""
+    """What every guest's network path leads to. Lives in the private network, on the bridge's own address.
 
-    def __init__(self, network: NetworkClient, log: Path) -> None:
+    :param clients: how many guests may run iperf3 at once: a server serves one. Each has a port, from the first on.
+    """
+
+    def __init__(self, network: NetworkClient, log: Path, clients: int) -> None:
         self._network = network
         self.address = network.host_address
-        command, descriptors = network.inside(["iperf3", "--server", "--bind", self.address, "--port", str(IPERF_PORT)])
-        self._server: Child = spawn("iperf3", command, log=log, pass_fds=descriptors)
-        self._connect((self.address, IPERF_PORT), "the iperf3 server").close()
+        self._servers = [self._start(IPERF_PORT + number, log) for number in range(clients)]
 
-    def _connect(self, address: tuple[str, int], what: str) -> socket.socket:
+    def _start(self, port: int, log: Path) -> Child:
+        command, descriptors = self._network.inside(["iperf3", "--server", "--bind", self.address, "--port", str(port)])
+        server = spawn("iperf3", command, log=log, pass_fds=descriptors)
+        self._connect((self.address, port), server).close()
+        return server
+
+    def _connect(self, address: tuple[str, int], server: Child) -> socket.socket:
         """Connect to a listener that is just starting: only trying tells whether it listens yet."""
-        deadline = Deadline(ROUND_TRIP_SECONDS, f"a connection to {what}")
+        deadline = Deadline(ROUND_TRIP_SECONDS, f"a connection to {server.name} at {address[0]}")
         while True:
             client = self._network.socket(socket.AF_INET, socket.SOCK_STREAM)
             client.settimeout(deadline.check())
@@ -40,8 +47,8 @@ class Peer:
             except ConnectionRefusedError:
                 client.close()
                 with suppress(DeadlineExpired):
-                    self._server.wait(Deadline(CONNECT_PAUSE, "the end of iperf3"))
-                    raise self._server.error("iperf3 ended at once") from None
+                    server.wait(Deadline(CONNECT_PAUSE, "the end of iperf3"))
+                    raise server.error("iperf3 ended at once") from None
 
     def round_trips(self, guest: str, seconds: float) -> list[float]:
         """Send one byte to the guest's echo and wait for it, again and again; returns the seconds each took.
@@ -49,8 +56,9 @@ class Peer:
         :raise GuestSilent: the echo stopped answering.
         """
         latencies: list[float] = []
-        with self._connect((guest, ECHO_PORT), f"the echo in the guest at {guest}") as client:
+        with self._network.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
             client.settimeout(ROUND_TRIP_SECONDS)
+            client.connect((guest, ECHO_PORT))
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             end = time.perf_counter() + seconds
             while (started := time.perf_counter()) < end or not latencies:
@@ -65,4 +73,5 @@ class Peer:
         return latencies
 
     def close(self) -> None:
-        self._server.stop()
+        for server in self._servers:
+            server.stop()

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from harness.bus.features import Notification
 from harness.compare.results import PAIRS, Results
 from harness.compare.statistics import compare, summarise
-from harness.compare.subjects import STRATEGIES
-from harness.compare.workloads import ALL, BlockWorkload, Metric, Workload
+from harness.compare.subjects import PATHS, STRATEGIES
+from harness.compare.workloads import ALL, FAIRNESS, BlockWorkload, Metric, Workload
 
 STEPS = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
@@ -86,10 +86,30 @@ def strategy_rows(results: Results) -> list[list[str]]:
     return rows
 
 
+def sharing_rows(results: Results) -> list[list[str]]:
+    """What several domains get out of one driver domain, and how evenly; only a header if none share."""
+    rows = [["sharing a driver domain", "workload", "domains", "together", "slowest's share"]]
+    for path, workload, metric in results.measured():
+        if metric != FAIRNESS:
+            continue
+        headline = ALL[workload].headline
+        total = summarise(results.samples(path, workload, headline)).median
+        share = summarise(results.samples(path, workload, FAIRNESS)).median / PATHS[path].clients
+        cells = [str(PATHS[path].clients), quantity(total, headline.unit), f"{share:.0%}"]
+        rows.append([path, workload, *cells])
+    return rows
+
+
 def count_rows(results: Results) -> list[list[str]]:
     """Events per operation: a header and a row for each count; only the header when nothing was counted."""
     rows = [["events per operation", "workload", "path", "count"]]
     return rows + [[c.count, c.workload, c.path, f"{c.per_operation:.2f}"] for c in results.counts]
+
+
+def _extra_rows(results: Results) -> list[list[list[str]]]:
+    """The tables besides those of the paths, each only if there is something in it."""
+    found = (strategy_rows(results), sharing_rows(results), count_rows(results))
+    return [rows for rows in found if len(rows) > 1]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -117,7 +137,7 @@ def _facts(results: Results) -> list[str]:
 def text(results: Results) -> str:
     """The report for a terminal."""
     parts = ["\n".join(_facts(results)), *map(_aligned, tables(results))]
-    parts += [_aligned(rows) for rows in (strategy_rows(results), count_rows(results)) if len(rows) > 1]
+    parts += [_aligned(rows) for rows in _extra_rows(results)]
     return "\n\n".join(parts)
 
 
@@ -137,7 +157,7 @@ def page(results: Results) -> str:
     """The report as one self-contained HTML page."""
     facts = "".join(f"<p>{html.escape(fact)}</p>" for fact in _facts(results))
     body = "".join(map(_html_table, tables(results)))
-    body += "".join(_html_table(rows) for rows in (strategy_rows(results), count_rows(results)) if len(rows) > 1)
+    body += "".join(_html_table(rows) for rows in _extra_rows(results))
     title = f"Device paths compared, {html.escape(results.started)}"
     head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body><h1>{title}</h1>{facts}{body}</body></html>\n'

@@ -6,7 +6,9 @@ import datetime
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +19,12 @@ from harness.compare.network import ECHO_PORT, IPERF_PORT, Peer
 from harness.compare.plugging import plugged
 from harness.compare.results import Count, Guest, Host, Results
 from harness.compare.subjects import DevicePath, DiskPath
-from harness.compare.workloads import BlockWorkload, RoundTripWorkload, Sample, StreamWorkload, Workload
+from harness.compare.workloads import BlockWorkload, RoundTripWorkload, Sample, StreamWorkload, Workload, together
 from harness.domain import logs, scratch
 from harness.domain.domain import Domain
 from harness.domain.janitor import Janitor
 from harness.domain.leases import Lease
+from harness.domain.life import DomainState
 from harness.host.progress import step
 
 GRACE = 60.0
@@ -89,7 +92,7 @@ class Comparison:
                     self._boot_spent = time.monotonic() - begun
                     first = next(iter(domains.values()))
                     results = results or Results(_host(first), _guest(first), started)
-                    peer = _peer(domains, stack)
+                    peer = _peer(domains, max(path.clients for path in self._plan.paths), stack)
                     stack.enter_context(busy_cores(self._plan.busy))
                     self._measure(boot, domains, image, peer, results)
         if results is None:
@@ -101,11 +104,14 @@ class Comparison:
         domains: dict[str, Domain] = {}
         for definition in subjects.definitions(self._plan.paths, image.path):
             domain = Domain(definition, accelerator=self._plan.accelerator, shared_lease=image)
-            # They boot side by side: all are launched before any is waited for.
+            # They boot side by side: all are launched before any is waited for, except by whom they need.
             domains[definition.name] = stack.enter_context(domain)
             domain.launch()
+            if definition.driver_domain:
+                domain.wait_ready()
         for domain in domains.values():
-            domain.wait_ready()
+            if domain.state is DomainState.STARTING:
+                domain.wait_ready()
             if domain.addresses:
                 domain.start_service(["nc", "-ll", "-p", str(ECHO_PORT), "-e", "cat"])
         return domains
@@ -119,9 +125,12 @@ class Comparison:
             for workload, path in steps if number % 2 == 0 else reversed(steps):
                 self._announce(boot, number, workload, path)
                 started = time.monotonic()
-                domain = domains[f"compare-{path.domain}"]
-                with plugged(domain, path, image) as device:
-                    self._step(boot, Run(domain, path, device, workload, peer), results)
+                with ExitStack() as stack:
+                    runs = []
+                    for client, name in enumerate(subjects.domains(path)):
+                        device = stack.enter_context(plugged(domains[name], path, image))
+                        runs.append(Run(domains[name], path, device, workload, peer, IPERF_PORT + client))
+                    self._step(boot, runs, domains.get(subjects.DRIVER) if path.driver else None, results)
                 self._spent += time.monotonic() - started
                 self._done += 1
 
@@ -133,20 +142,21 @@ class Comparison:
         where = f"boot {boot + 1}, round {number + 1}"
         self._tell(f"[{self._done + 1}/{self._total}{left}] {where}: {workload.name} on {path.name}")
 
-    def _step(self, boot: int, run: Run, results: Results) -> None:
-        path, workload = run.path, run.workload
+    def _step(self, boot: int, runs: list[Run], driver: Domain | None, results: Results) -> None:
+        path, workload = runs[0].path, runs[0].workload
         first = not results.samples(path.name, workload.name, workload.headline)
-        before = run.events() if first else {}
-        processor, started = counters.processor_seconds(run.domain.pids), time.monotonic()
-        sample = run.measure(self._plan.seconds)
-        cores = (counters.processor_seconds(run.domain.pids) - processor) / (time.monotonic() - started)
+        before = _events(runs) if first else {}
+        pids = [pid for domain in (*(run.domain for run in runs), driver) if domain is not None for pid in domain.pids]
+        processor, started = counters.processor_seconds(pids), time.monotonic()
+        sample = _measure_at_once(runs, self._plan.seconds)
+        cores = (counters.processor_seconds(pids) - processor) / (time.monotonic() - started)
         results.add(boot, path.name, workload, sample, cores)
         if not first:
             return
         if sample.operations:
-            for name, count in run.events().items():
+            for name, count in _events(runs).items():
                 results.counts.append(Count(path.name, workload.name, name, (count - before[name]) / sample.operations))
-        results.counts += run.register_accesses()
+        results.counts += runs[0].register_accesses()
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,7 @@ class Run:
     """One workload on one path.
 
     :param device: the guest's device file, or its address.
+    :param port: of the peer's iperf3 server that is this run's.
     """
 
     domain: Domain
@@ -161,6 +172,7 @@ class Run:
     device: str
     workload: Workload
     peer: Peer | None
+    port: int
 
     def measure(self, seconds: float) -> Sample:
         match self.workload, self.path, self.peer:
@@ -168,7 +180,7 @@ class Run:
                 command = workload.command(self.device, seconds=seconds)
                 return workload.parse(self.domain.execute(command, timeout=seconds + GRACE).check().stdout)
             case StreamWorkload() as workload, _, Peer() as peer:
-                command = workload.command(peer.address, IPERF_PORT, seconds=seconds)
+                command = workload.command(peer.address, self.port, seconds=seconds)
                 return workload.parse(self.domain.execute(command, timeout=seconds + GRACE).stdout)
             case RoundTripWorkload() as workload, _, Peer() as peer:
                 return workload.parse(peer.round_trips(self.device, seconds), seconds)
@@ -197,11 +209,26 @@ class Run:
         return [Count(path.name, workload.name, "register_accesses", taken / COUNTED_OPERATIONS)]
 
 
-def _peer(domains: dict[str, Domain], stack: ExitStack) -> Peer | None:
+def _measure_at_once(runs: list[Run], seconds: float) -> Sample:
+    """What a path yields in all the domains that use it."""
+    if len(runs) == 1:
+        return runs[0].measure(seconds)
+    with ThreadPoolExecutor(len(runs)) as pool:
+        return together([*pool.map(lambda run: run.measure(seconds), runs)], runs[0].workload.headline)
+
+
+def _events(runs: list[Run]) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    for run in runs:
+        counted.update(run.events())
+    return counted
+
+
+def _peer(domains: dict[str, Domain], clients: int, stack: ExitStack) -> Peer | None:
     """The far end of the network paths; None when no domain has a network card."""
     for domain in domains.values():
         if domain.addresses:
-            peer = Peer(domain.network, domain.logs / "iperf3.log")
+            peer = Peer(domain.network, domain.logs / "iperf3.log", clients)
             stack.callback(peer.close)
             return peer
     return None

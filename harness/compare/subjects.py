@@ -1,7 +1,9 @@
 """The paths that can be compared, and the domains that carry them.
 
 A domain carries one disk path and one network path. All domains of a comparison have the same kernel, the same image,
-the same memory, the same raw disk image and the same bridge; only the device between them differs.
+the same memory, the same raw disk image and the same bridge; only the device between them differs. With ``@driver`` the
+backend is in a driver domain, which has image and bridge through virtio; with a number behind that, so many domains
+use it at once, each with a disk of its own there.
 """
 
 from __future__ import annotations
@@ -15,6 +17,11 @@ from harness.host.errors import UsageError
 
 IMAGE = "minimal"
 MEMORY = 256
+DRIVER = "compare-driver"
+"""The name of the driver domain."""
+ISOLATED = "isolated"
+SHARED_DISK = 256 << 20
+"""Bytes of each disk when several domains share the driver domain."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class DiskPath:
         ends poll would disturb all others.
     :param registers: QEMU's names of the device's register regions, where every access passes through them; a doorbell
         that is an eventfd does not, so that paths which have one are left out.
+    :param driver: the backend is in the driver domain.
+    :param clients: how many domains use this path at once; the others are called as the first, with a number.
     """
 
     name: str
@@ -38,6 +47,8 @@ class DiskPath:
     target: str
     notification: Notification | None = None
     registers: tuple[str, ...] = ()
+    driver: bool = False
+    clients: int = 1
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,8 @@ class NetworkPath:
     kind: Kind
     model: NetworkModel
     notification: Notification | None = None
+    driver: bool = False
+    clients: int = 1
 
 
 DevicePath = DiskPath | NetworkPath
@@ -60,12 +73,18 @@ PATHS: dict[str, DevicePath] = {
         DiskPath("pv-block", "paravirtual", "pv", "pv", "xvda"),
         DiskPath("pv-block-event", "paravirtual", "pv", "pv", "xvdb", Notification.EVENT),
         DiskPath("pv-block-poll", "paravirtual", "pv", "pv", "xvdb", Notification.POLL),
+        DiskPath("pv-block@driver", ISOLATED, "pv", "pv", "xvda", driver=True),
+        DiskPath("pv-block@driver-2", ISOLATED, "pv", "pv", "xvdb", driver=True, clients=2),
+        DiskPath("pv-block@driver-4", ISOLATED, "pv", "pv", "xvdb", driver=True, clients=4),
         DiskPath("virtio-blk", "virtio", "hvm", "virtio", "vda"),
         DiskPath("null-blk", "paravirtual", "pv", None, "nullb0"),
         NetworkPath("ne2000", "emulated", "hvm", "ne2000"),
         NetworkPath("pv-net", "paravirtual", "pv", "pv"),
         NetworkPath("pv-net-event", "paravirtual", "pv", "pv", Notification.EVENT),
         NetworkPath("pv-net-poll", "paravirtual", "pv", "pv", Notification.POLL),
+        NetworkPath("pv-net@driver", ISOLATED, "pv", "pv", driver=True),
+        NetworkPath("pv-net@driver-2", ISOLATED, "pv", "pv", driver=True, clients=2),
+        NetworkPath("pv-net@driver-4", ISOLATED, "pv", "pv", driver=True, clients=4),
         NetworkPath("virtio-net", "virtio", "hvm", "virtio"),
         NetworkPath("e1000", "e1000", "hvm", "e1000"),
     )
@@ -93,31 +112,75 @@ def chosen(names: list[str]) -> list[DevicePath]:
     return [PATHS[name] for name in dict.fromkeys(names)]
 
 
+def domains(path: DevicePath) -> list[str]:
+    """The names of the domains that carry a path."""
+    return [_name(path.domain, client) for client in range(path.clients)]
+
+
+def _name(domain: str, client: int) -> str:
+    return f"compare-{domain}" if client == 0 else f"compare-{domain}-{client + 1}"
+
+
 def definitions(paths: list[DevicePath], image: Path) -> list[Definition]:
-    """The domains that carry these paths, with the devices that are there all the time.
+    """The domains that carry these paths, with the devices that are there all the time; driver domains come first.
 
     :param image: the raw disk image that all disk paths lead to.
     """
     found = []
+    if any(path.driver for path in paths):
+        found.append(_driver_domain(paths, image))
     for domain in dict.fromkeys(path.domain for path in paths):
         carried = [path for path in paths if path.domain == domain]
-        lasting = [path for path in carried if path.notification is None]
-        size = image.stat().st_size
-        found.append(
-            Definition(
-                name=f"compare-{domain}",
-                kind=carried[0].kind,
-                image=IMAGE,
-                memory=MEMORY,
-                vcpus=1,
-                disks=tuple(
-                    Disk(p.target, p.model, image, size) for p in lasting if isinstance(p, DiskPath) and p.model
-                ),
-                # One card in any case: the far end is found by it.
-                networks=tuple(
-                    Network(m) for m in dict.fromkeys(p.model for p in carried if isinstance(p, NetworkPath))
-                ),
-                file=image,
+        for client in range(max(path.clients for path in carried)):
+            disks = tuple(
+                disk
+                for path in carried
+                if isinstance(path, DiskPath) and client < path.clients
+                for disk in _disks(path, client, image)
             )
-        )
+            found.append(
+                Definition(
+                    name=_name(domain, client),
+                    kind=carried[0].kind,
+                    image=IMAGE,
+                    memory=MEMORY,
+                    vcpus=1,
+                    disks=tuple({disk.target: disk for disk in disks}.values()),
+                    networks=_networks(carried, client),
+                    file=image,
+                )
+            )
     return found
+
+
+def _disks(path: DiskPath, client: int, image: Path) -> list[Disk]:
+    """The disk of a path in one of its domains, if it is there all the time."""
+    if path.notification is not None or path.model is None:
+        return []
+    if not path.driver:
+        return [Disk(path.target, path.model, image, image.stat().st_size)]
+    # The driver domain's first disk is the image, the others are those that are shared out.
+    device = Path("/dev/vda") if path.clients == 1 else Path(f"/dev/vd{'bcde'[client]}")
+    return [Disk(path.target, path.model, device, 0, backend=DRIVER)]
+
+
+def _networks(carried: list[DevicePath], client: int) -> tuple[Network, ...]:
+    # One card in any case: the far end is found by it.
+    cards = [path for path in carried if isinstance(path, NetworkPath) and client < path.clients]
+    return tuple({path.model: Network(path.model, backend=DRIVER if path.driver else None) for path in cards}.values())
+
+
+def _driver_domain(paths: list[DevicePath], image: Path) -> Definition:
+    sharing = max((path.clients for path in paths if isinstance(path, DiskPath) and path.clients > 1), default=0)
+    shared = [Disk(f"vd{letter}", "virtio", None, SHARED_DISK) for letter in "bcde"[:sharing]]
+    return Definition(
+        name=DRIVER,
+        kind="pv",
+        image=IMAGE,
+        memory=MEMORY,
+        vcpus=1,
+        disks=(Disk("vda", "virtio", image, image.stat().st_size), *shared),
+        networks=(Network("virtio"),),
+        file=image,
+        driver_domain=True,
+    )

@@ -31,6 +31,8 @@ NETWORK_BANDWIDTH = Metric("bandwidth", "bit/s", "higher")
 LATENCY_P50 = Metric("latency_p50", "s", "lower")
 LATENCY_P99 = Metric("latency_p99", "s", "lower")
 CPU = Metric("cpu", "cores", "lower")
+FAIRNESS = Metric("fairness", "1", "higher")
+"""Of several domains that share something: the share of the slowest, as a part of what is equal; 1 is all the same."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,22 @@ class Sample:
 
     figures: dict[Metric, float]
     operations: int = 0
+
+
+def together(samples: Sequence[Sample], headline: Metric) -> Sample:
+    """What several domains yielded at once: sums of what they did, the worst of what they waited, and how even it was.
+
+    :param headline: the figure whose distribution counts.
+    """
+    figures = {
+        metric: (max if metric.better == "lower" else sum)(sample.figures[metric] for sample in samples)
+        for metric in samples[0].figures
+    }
+    rates = [sample.figures[headline] for sample in samples]
+    if headline.better == "lower":
+        rates = [1 / rate for rate in rates]
+    figures[FAIRNESS] = min(rates) * len(rates) / sum(rates)
+    return Sample(figures, sum(sample.operations for sample in samples))
 
 
 @dataclass(frozen=True)

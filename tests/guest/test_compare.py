@@ -89,6 +89,7 @@ def test_the_report_shows_every_path(results: Results) -> None:
         (["pv-block"], ["randread-4k-qd1"]),
         (["ide", "pv-net"], ["randread-4k-qd1", "rr-1b"]),
         (["pv-block-poll", "pv-net-event", "null-blk"], ["randread-4k-qd1", "rr-1b"]),
+        (["pv-block@driver", "pv-block@driver-2", "pv-net@driver-2"], ["randread-4k-qd1", "tcp-host-to-guest"]),
     ],
 )
 def test_disks_can_be_compared_alone_and_mixed_with_networks(
