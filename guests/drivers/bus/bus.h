@@ -108,6 +108,8 @@ struct bus_link {
 	struct pvbus_watch device_watch;
 	struct list_head devices;
 	bool scanned;
+	u32 generation;			/* of the store's connection, then */
+	bool reconnected;		/* since the scan before this one */
 };
 
 #define to_bus_link(l) container_of(l, struct bus_link, link)

@@ -193,6 +193,74 @@ static int read_otherend(struct pvbus_device *dev)
 	return dev->otherend_state_path ? 0 : -ENOMEM;
 }
 
+/*
+ * ---- a domain that has been saved, and restored under another number ---
+ *
+ * Devices keep their names, with the number that the domain had when it came up.
+ */
+
+static void free_path(void *path)
+{
+	kfree(path);
+}
+
+/* Drivers may be reading the old path just now: it stays as long as the link. */
+static void replace_path(struct pvbus_device *dev, char **path, char *fresh)
+{
+	char *old = *path;
+
+	WRITE_ONCE(*path, fresh);
+	(void)devm_add_action_or_reset(dev->link->dev, free_path, old);
+}
+
+static void watch_elsewhere(struct pvbus_device *dev, char *otherend,
+			    char *state_path)
+{
+	bool bound = dev->dev.driver;
+	int err = 0;
+
+	if (bound)
+		pvbus_unregister_watch(&dev->otherend_watch);
+	replace_path(dev, &dev->otherend, otherend);
+	replace_path(dev, &dev->otherend_state_path, state_path);
+	if (bound)
+		err = watch_otherend(dev);
+	if (err)
+		dev_err(&dev->dev, "cannot watch %s: error %d\n", state_path,
+			err);
+}
+
+/*
+ * The path of a backend has our number in it. The one that is there now knows
+ * nothing of us; to a driver it is one that has taken the place of a dead one.
+ */
+static void follow_backend(struct pvbus_device *dev)
+{
+	char *path, *state_path;
+
+	if (is_first_console(dev))
+		return;
+	path = pvbus_read(dev->link, PVBUS_NIL, dev->nodename, "backend", NULL);
+	if (IS_ERR(path))
+		return;
+	if (*path != '/' || !strcmp(path, dev->otherend) ||
+	    pvbus_read_unsigned(dev->link, dev->nodename, "backend-id",
+				DOMID_INVALID) != dev->otherend_id)
+		goto out_path;
+	state_path = kasprintf(GFP_KERNEL, "%s/state", path);
+	if (!state_path)
+		goto out_path;
+	device_lock(&dev->dev);
+	watch_elsewhere(dev, path, state_path);
+	device_unlock(&dev->dev);
+	return;
+
+out_path:
+	kfree(path);
+}
+
+/* ---- what there is ----------------------------------------------------- */
+
 /* May this node be probed? Only when it is new, or left over and now ours. */
 static bool offered(struct bus_link *bl, const char *nodename,
 		    enum xenbus_state *state)
@@ -236,6 +304,8 @@ static void found_node(struct bus_link *bl, const char *type, const char *id)
 	list_for_each_entry(dev, &bl->devices, list)
 		if (!strcmp(dev->nodename, nodename)) {
 			dev->seen = !replaced(dev);
+			if (dev->seen && bl->reconnected)
+				follow_backend(dev);
 			goto out;
 		}
 	if (!offered(bl, nodename, &state))
@@ -301,6 +371,7 @@ static void devices_changed(struct pvbus_watch *watch)
 {
 	struct bus_link *bl = container_of(watch, struct bus_link,
 					   device_watch);
+	u32 generation = READ_ONCE(bl->store.generation);
 	struct pvbus_device *dev;
 	char **types;
 	int nr, i;
@@ -308,6 +379,8 @@ static void devices_changed(struct pvbus_watch *watch)
 	nr = pvbus_directory(&bl->link, PVBUS_NIL, "device", "", &types);
 	if (nr < 0 && nr != -ENOENT)
 		return;
+	bl->reconnected = generation != bl->generation;
+	bl->generation = generation;
 	list_for_each_entry(dev, &bl->devices, list)
 		dev->seen = false;
 	for (i = 0; i < nr; i++)
