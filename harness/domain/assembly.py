@@ -18,6 +18,7 @@ from harness.domain.leases import Lease
 from harness.domain.networks import AttachedNetwork
 from harness.domain.paravirtual import Paravirtual
 from harness.domain.records import Claim, Record
+from harness.domain.restoring import Saved
 from harness.hypervisor.layout import GRANTER
 from harness.image.build import BuiltImage, build
 from harness.machine import accelerator, memory
@@ -30,6 +31,7 @@ from harness.machine.qemu import QemuProcess
 class Parts:
     """What a domain consists of once its QEMU exists, with its processors not yet running.
 
+    :param booted_domid: under which the guest came up, and by which it calls its devices.
     :param disks: those it has now, also those that were attached later; likewise the cards.
     :param network: connection to the private network; None as long as the domain has had no card.
     :param paravirtual: link, store nodes and backend; None in an unmodified guest.
@@ -40,6 +42,7 @@ class Parts:
     image: BuiltImage
     accelerator: Accelerator
     record: Record
+    booted_domid: int
     logs: Path
     disks: list[AttachedDisk]
     network: NetworkClient | None
@@ -57,12 +60,16 @@ def assemble(
     log: Path | None,
     backend: str,
     stack: ExitStack,
+    saved: Saved | None = None,
 ) -> Parts:
     """Start everything a definition asks for; call this in a thread that lives as long as the domain.
+
+    What needs the guest's memory is left to the caller: a paravirtual domain is still to be introduced.
 
     :param log: directory for logs, or None: a new one.
     :param backend: the Python module to run as the backend process of a paravirtual domain.
     :param stack: takes it apart again, also when this fails half way.
+    :param saved: what the definition is from; QEMU then waits for its state.
     :raise HarnessError: something is missing, in use, or does not start.
     """
     image = build(definition.image)
@@ -70,8 +77,8 @@ def assemble(
     memory.require(definition.name, definition.memory)
     log = log or logs.make(definition.name)
     claim = _claim(definition, log, stack)
-    attached = disks.attach(definition.disks, Path(claim.record.scratch[0]), stack, shared_lease)
-    network, cards = networks.attach(definition.networks, stack)
+    attached = _disks(definition, Path(claim.record.scratch[0]), stack, shared_lease, saved)
+    network, cards = networks.attach(definition.networks, stack, None if saved is None else saved.cards)
     paravirtual = None
     if definition.kind == "pv":
         paravirtual = stack.enter_context(Paravirtual(definition, image, claim.record, attached, cards, log, backend))
@@ -89,12 +96,26 @@ def assemble(
             disks=_machine_disks(attached),
             networks=_machine_networks(claim.record, network, cards, handed_over),
             links=_machine_links(paravirtual, handed_over),
+            incoming=saved is not None,
         )
         qemu = QemuProcess.spawn(machine, log / "qemu.log", env=records.environment(claim.record.domid))
     stack.callback(qemu.child.kill)
     claim.record.pids["qemu"] = qemu.child.pid
     claim.record.write()
-    return Parts(image, chosen, claim.record, log, attached, network, cards, paravirtual, qemu, console[0], agent[0])
+    return Parts(
+        image=image,
+        accelerator=chosen,
+        record=claim.record,
+        booted_domid=claim.record.domid if saved is None else saved.domid,
+        logs=log,
+        disks=attached,
+        network=network,
+        cards=cards,
+        paravirtual=paravirtual,
+        qemu=qemu,
+        console=console[0],
+        agent=agent[0],
+    )
 
 
 def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
@@ -108,6 +129,18 @@ def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
     claim.record.scratch.append(str(stack.enter_context(scratch.directory(definition.name, janitor))))
     claim.record.write()
     return claim
+
+
+def _disks(
+    definition: Definition, scratch: Path, stack: ExitStack, shared_lease: Lease | None, saved: Saved | None
+) -> list[AttachedDisk]:
+    """The leased images; those of a saved domain are as the guest knows them."""
+    if saved is not None:
+        saved.make_scratch(scratch)
+    attached = disks.attach(definition.disks, scratch, stack, shared_lease)
+    if saved is not None:
+        saved.require_images(attached)
+    return attached
 
 
 def _pair(stack: ExitStack, handed_over: ExitStack) -> tuple[socket.socket, int]:

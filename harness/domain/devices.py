@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +58,30 @@ class Devices:
                 hint="add the device to the definition and start the domain anew, or use a domain of kind pv",
             )
         return self._parts.paravirtual
+
+    @contextmanager
+    def at_rest(self, deadline: Deadline, guard: Guard) -> Iterator[None]:
+        """Inside, every device is connected, and none comes or goes.
+
+        :raise UsageError: one is being detached.
+        :raise HarnessError: one is not connected; says why.
+        """
+        with self._turn:
+            if self._closing:
+                raise UsageError(f"a device of domain {self._name} is still being detached: the guest is using it")
+            wait_connected(self._devices(), deadline, guard)
+            yield
+
+    def _devices(self) -> list[Device]:
+        """The split devices that connect through XenBus, which the first console does not."""
+        parts = self._parts
+        if parts.paravirtual is None:
+            return []
+        return [
+            *(Device("console", self._domid, number) for number in range(1, len(parts.paravirtual.consoles))),
+            *(Device("vbd", self._domid, disk_number(one.disk.target)) for one in parts.disks),
+            *(Device("vif", self._domid, one.number) for one in parts.cards),
+        ]
 
     # -- disks ---------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -11,22 +12,25 @@ from typing import Self
 from harness.backend import launch as backend_launch
 from harness.backend.network_client import NetworkClient
 from harness.bus.devices import Device
-from harness.domain import disks, networks
+from harness.domain import disks, networks, saving
 from harness.domain.assembly import Parts, assemble
 from harness.domain.definition import Definition
 from harness.domain.devices import Devices
 from harness.domain.leases import Lease
+from harness.domain.restoring import Saved
 from harness.domain.session import QUIT_SECONDS, Session
 from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
 from harness.host.errors import HarnessError, UsageError
 from harness.image.build import BuiltImage
-from harness.machine import loop
+from harness.machine import loop, migration
 from harness.machine.accelerator import Accelerator
 
 BOOT_SECONDS = {"kvm": 60.0, "tcg": 180.0}
 """What a guest gets from its start to its agent's answer; an emulated one shares its core with others."""
 SHUTDOWN_SECONDS = 60.0
+SAVE_SECONDS = 300.0
+LOAD_SECONDS = 300.0
 QMP_SECONDS = 30.0
 FORGET_SECONDS = 10.0
 
@@ -57,6 +61,7 @@ class DomainLife:
     :param logs: an existing directory for its logs; default: a new one.
     :param backend: the Python module to run as the backend process of a paravirtual domain; for drivers that are to
         meet a backend written for that, see :func:`harness.backend.launch.start_backend`.
+    :param saved: what to go on from instead of booting, see :meth:`restore`; the domain closes it.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class DomainLife:
         shared_lease: Lease | None = None,
         logs: Path | None = None,
         backend: str = backend_launch.MODULE,
+        saved: Saved | None = None,
     ) -> None:
         self.definition = definition
         self.state = DomainState.CREATED
@@ -74,6 +80,7 @@ class DomainLife:
         self._shared_lease = shared_lease
         self._log_directory = logs
         self._backend_module = backend
+        self._saved = saved
         self._stack = ExitStack()
         self._parts: Parts | None = None
         self._session: Session | None = None
@@ -86,6 +93,24 @@ class DomainLife:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.destroy()
+
+    @classmethod
+    def restore(
+        cls, file: Path, *, name: str | None = None, accelerator: str = "auto", logs: Path | None = None
+    ) -> Self:
+        """The domain that :meth:`save` has written to a file; its start is going on where it was. The file stays.
+
+        :param name: of the new domain; default: as before.
+        :raise UsageError: there is no such file, or it is damaged or not valid here.
+        """
+        saved = Saved(file)
+        try:
+            definition = saved.definition if name is None else saved.definition.renamed(name)
+            wanted = saved.accelerator if accelerator == "auto" else accelerator
+            return cls(definition, accelerator=wanted, logs=logs, saved=saved)
+        except BaseException:
+            saved.close()
+            raise
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -189,24 +214,37 @@ class DomainLife:
                 self._log_directory,
                 self._backend_module,
                 self._stack,
+                self._saved,
             )
             self._log_directory = self._parts.logs
             self._devices = Devices(self.name, self._parts, self._wait_forgotten)
             self._parts.record.addresses = self.addresses
             self._set_state(DomainState.STARTING)
-            loop.run(self._connect(self._parts))
+            self._begin(self._parts)
         except BaseException:
             self.destroy()
             raise
 
     def _wait_forgotten(self, device: Device) -> None:
         """Wait until the guest's bus has removed a device that is gone: another one may come under its name."""
-        path = f"/sys/bus/pvbus/devices/{device.kind}-{device.domid}-{device.devid}"
+        path = f"/sys/bus/pvbus/devices/{device.kind}-{self.parts.booted_domid}-{device.devid}"
         argv = ["sh", "-c", 'while [ -e "$1" ]; do sleep 0.02; done', "sh", path]
         self._running.execute(argv, timeout=FORGET_SECONDS).check()
 
-    async def _connect(self, parts: Parts) -> None:
-        await parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}"))
+    def _begin(self, parts: Parts) -> None:
+        """Let the guest run, from its boot or from where it was saved."""
+        loop.run(parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}")))
+        if self._saved is not None:
+            self._saved.require_versions(saving.versions(parts))
+            deadline = Deadline(LOAD_SECONDS, f"the state of domain {self.name}")
+            loop.run(migration.load(parts.qemu, self._saved.state(), deadline))
+        if parts.paravirtual is not None:
+            parts.paravirtual.introduce(restored=self._saved is not None)
+        loop.run(self._run(parts))
+        if parts.paravirtual is not None and self._saved is not None:
+            parts.paravirtual.link.ring_granter()
+
+    async def _run(self, parts: Parts) -> None:
         self._session = Session(self.name, parts)
         await parts.qemu.cont()
 
@@ -224,8 +262,12 @@ class DomainLife:
             self.parts.paravirtual.wait_connected(deadline, session.watched)
             targets = [one.disk.target for one in self.parts.disks]
             session.execute(disks.wait_for(targets), timeout=deadline.left).check()
-        for card in self.parts.cards:
-            session.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
+        if self._saved is not None:
+            # Its own went on from where it was.
+            session.execute(["date", "-u", "-s", f"@{time.time():.0f}"], timeout=deadline.left).check()
+        else:
+            for card in self.parts.cards:
+                session.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
         self._set_state(DomainState.RUNNING)
 
     def pause(self) -> None:
@@ -239,6 +281,27 @@ class DomainLife:
         self._require(DomainState.PAUSED)
         loop.run(self.parts.qemu.cont(), Deadline(QMP_SECONDS, f"the end of the pause of domain {self.name}"))
         self._set_state(DomainState.RUNNING)
+
+    def save(self, file: Path, timeout: float = SAVE_SECONDS) -> None:
+        """Write it to a file, from which :meth:`restore` makes it again, and take it apart.
+
+        Images that live as long as the domain are copied to the directory ``FILE.disks``; its other ones stay where
+        they are, and nobody may write to them meanwhile. Nobody else can read the file, which has the guest's memory.
+
+        :raise HostError: it cannot be written. The domain then goes on.
+        """
+        self.suspend(file, timeout)
+        self.destroy()
+
+    def suspend(self, file: Path, timeout: float = SAVE_SECONDS) -> None:
+        """As :meth:`save`, but the domain, whose QEMU has ended, is still to be destroyed."""
+        self._require(DomainState.RUNNING)
+        if self._devices is None:
+            raise UsageError(f"domain {self.name} is {self.state}")
+        deadline = Deadline(timeout, f"saving domain {self.name}")
+        saving.save(self.definition, self.parts, self._running, self._devices, file, deadline)
+        self._set_state(DomainState.PAUSED)
+        self.end()
 
     def shutdown(self, timeout: float = SHUTDOWN_SECONDS) -> None:
         """Have the guest shut itself down, and take the domain apart when it has.
@@ -277,7 +340,14 @@ class DomainLife:
             with suppress(HarnessError):
                 loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
         self._set_state(DomainState.ENDED)
+        if self._saved is not None:
+            self._saved.close()
+            self._saved = None
         self._stack.close()
+        if self._parts is not None:
+            # Also those that were attached later.
+            for one in self._parts.disks:
+                one.release()
         self._parts = None
 
     async def _quit(self, parts: Parts) -> None:

@@ -88,7 +88,7 @@ def test_no_room_for_the_state(tmp_path: Path) -> None:
     with running(tmp_path) as process, opened(Path("/dev/full")) as descriptor:
         loop.run(process.cont())
         loop.run(process.stop())
-        with pytest.raises(HostError, match="bare was not written: .*(space|failed)"):
+        with pytest.raises(HostError, match=r"bare was not written: .*(space|failed)"):
             loop.run(migration.save(process, descriptor, deadline()))
         loop.run(process.cont())
         assert told_and_known(process) == ("running", QemuState.RUNNING)
