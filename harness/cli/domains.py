@@ -21,6 +21,9 @@ def add_parsers(verbs: Subparsers) -> None:
     verb = verbs.add_parser("create", help="start a domain that goes on until it is shut down or destroyed")
     add_definition(verb)
     add_accelerator(verb)
+    verb.add_argument(
+        "--warm", action="store_true", help="go on from a guest that has booted before; kept in the cache, kind pv only"
+    )
     verb.set_defaults(run=_create)
 
     verb = verbs.add_parser("list", help="show the domains that exist")
@@ -65,8 +68,8 @@ def add_parsers(verbs: Subparsers) -> None:
 def _create(arguments: argparse.Namespace) -> None:
     wanted = definition(arguments)
     supervisor.prepare(wanted, arguments.accel)
-    with step(f"Booting domain {wanted.name}"):
-        supervisor.create(wanted, arguments.accel)
+    with step(f"{'Starting' if arguments.warm else 'Booting'} domain {wanted.name}"):
+        supervisor.create(wanted, arguments.accel, warm=arguments.warm)
     _tell(wanted.name)
 
 

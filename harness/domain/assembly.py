@@ -61,6 +61,8 @@ def assemble(
     backend: str,
     stack: ExitStack,
     saved: Saved | None = None,
+    *,
+    warm: bool = False,
 ) -> Parts:
     """Start everything a definition asks for; call this in a thread that lives as long as the domain.
 
@@ -70,6 +72,7 @@ def assemble(
     :param backend: the Python module to run as the backend process of a paravirtual domain.
     :param stack: takes it apart again, also when this fails half way.
     :param saved: what the definition is from; QEMU then waits for its state.
+    :param warm: QEMU waits for the state of a guest that has booted without a link, which is to be plugged in then.
     :raise HarnessError: something is missing, in use, or does not start.
     """
     image = build(definition.image)
@@ -95,8 +98,8 @@ def assemble(
             agent_fd=agent[1],
             disks=_machine_disks(attached),
             networks=_machine_networks(claim.record, network, cards, handed_over),
-            links=_machine_links(paravirtual, handed_over),
-            incoming=saved is not None,
+            links=() if warm else _machine_links(paravirtual, handed_over),
+            incoming=warm or saved is not None,
         )
         qemu = QemuProcess.spawn(machine, log / "qemu.log", env=records.environment(claim.record.domid))
     stack.callback(qemu.child.kill)

@@ -13,6 +13,7 @@ from harness.backend import launch as backend_launch
 from harness.backend.network_client import NetworkClient
 from harness.bus.devices import Device
 from harness.domain import disks, networks, saving
+from harness.domain import warm as templates
 from harness.domain.assembly import Parts, assemble
 from harness.domain.definition import Definition
 from harness.domain.devices import Devices
@@ -22,9 +23,9 @@ from harness.domain.session import QUIT_SECONDS, Session
 from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
 from harness.host.errors import HarnessError, UsageError
-from harness.image.build import BuiltImage
+from harness.image.build import BuiltImage, build
 from harness.machine import loop, migration
-from harness.machine.accelerator import Accelerator
+from harness.machine.accelerator import Accelerator, choose
 
 BOOT_SECONDS = {"kvm": 60.0, "tcg": 180.0}
 """What a guest gets from its start to its agent's answer; an emulated one shares its core with others."""
@@ -81,6 +82,7 @@ class DomainLife:
         self._log_directory = logs
         self._backend_module = backend
         self._saved = saved
+        self._template: Saved | None = None
         self._stack = ExitStack()
         self._parts: Parts | None = None
         self._session: Session | None = None
@@ -194,19 +196,23 @@ class DomainLife:
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Launch it and wait until it is ready."""
-        self.launch()
+    def start(self, *, warm: bool = False) -> None:
+        """Launch it and wait until it is ready; as :meth:`launch`."""
+        self.launch(warm=warm)
         self.wait_ready()
 
-    def launch(self) -> None:
+    def launch(self, *, warm: bool = False) -> None:
         """Start its processes and let the guest boot; does not wait for the guest.
 
+        :param warm: the guest is not to boot, but to go on from one that has: see :mod:`harness.domain.warm`.
+        :raise UsageError: such a domain cannot start warm.
         :raise HarnessError: something is missing, in use, or does not start; nothing is left behind then.
         """
         self._require(DomainState.CREATED)
         self.state = DomainState.STARTING
         try:
+            if warm:
+                self._template = self._stack.enter_context(self._make_template())
             self._parts = assemble(
                 self.definition,
                 self._accelerator_request,
@@ -215,6 +221,7 @@ class DomainLife:
                 self._backend_module,
                 self._stack,
                 self._saved,
+                warm=warm,
             )
             self._log_directory = self._parts.logs
             self._devices = Devices(self.name, self._parts, self._wait_forgotten)
@@ -225,6 +232,17 @@ class DomainLife:
             self.destroy()
             raise
 
+    def _make_template(self) -> Saved:
+        templates.require_possible(self.definition)
+        image, chosen = build(self.definition.image), choose(self._accelerator_request)
+
+        def boot(definition: Definition, file: Path) -> None:
+            with DomainLife(definition, accelerator=chosen.name) as domain:
+                domain.start()
+                domain.save(file)
+
+        return templates.template(self.definition, image, chosen, boot)
+
     def _wait_forgotten(self, device: Device) -> None:
         """Wait until the guest's bus has removed a device that is gone: another one may come under its name."""
         path = f"/sys/bus/pvbus/devices/{device.kind}-{self.parts.booted_domid}-{device.devid}"
@@ -234,10 +252,13 @@ class DomainLife:
     def _begin(self, parts: Parts) -> None:
         """Let the guest run, from its boot or from where it was saved."""
         loop.run(parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}")))
-        if self._saved is not None:
-            self._saved.require_versions(saving.versions(parts))
+        origin = self._saved or self._template
+        if origin is not None:
+            origin.require_versions(saving.versions(parts))
             deadline = Deadline(LOAD_SECONDS, f"the state of domain {self.name}")
-            loop.run(migration.load(parts.qemu, self._saved.state(), deadline))
+            loop.run(migration.load(parts.qemu, origin.state(), deadline))
+        if self._template is not None and parts.paravirtual is not None:
+            parts.paravirtual.plug_in(parts.qemu, Deadline(QMP_SECONDS, f"the link of domain {self.name}"))
         if parts.paravirtual is not None:
             parts.paravirtual.introduce(restored=self._saved is not None)
         loop.run(self._run(parts))
@@ -262,10 +283,10 @@ class DomainLife:
             self.parts.paravirtual.wait_connected(deadline, session.watched)
             targets = [one.disk.target for one in self.parts.disks]
             session.execute(disks.wait_for(targets), timeout=deadline.left).check()
-        if self._saved is not None:
+        if self._saved is not None or self._template is not None:
             # Its own went on from where it was.
             session.execute(["date", "-u", "-s", f"@{time.time():.0f}"], timeout=deadline.left).check()
-        else:
+        if self._saved is None:
             for card in self.parts.cards:
                 session.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
         self._set_state(DomainState.RUNNING)

@@ -22,13 +22,18 @@ from harness.domain.records import Record
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError
 from harness.host.interruption import Guard
+from harness.hypervisor.layout import GRANTER
 from harness.hypervisor.link import Link
 from harness.image.build import BuiltImage
+from harness.machine import loop
 from harness.machine.command_line import KERNEL_ARGUMENTS
+from harness.machine.qemu import QemuProcess
 from harness.store.client import StoreClient
 from harness.store.ring import orphan
 
 KIB_PER_MIB = 1024
+LINK = "link0"
+"""What QEMU calls the link to Domain 0."""
 
 
 class Paravirtual:
@@ -64,6 +69,12 @@ class Paravirtual:
         self._logs = logs
         self._module = backend
         self.link = self._stack.enter_context(Link.create(record.domid))
+
+    def plug_in(self, qemu: QemuProcess, deadline: Deadline) -> None:
+        """Plug the device of the link into a machine that was made without."""
+        with self.link.qemu_socket() as server:
+            vectors = self.link.layout.vectors[GRANTER]
+            loop.run(qemu.attach_link(LINK, server, vectors, deadline, granter=True))
 
     def introduce(self, *, restored: bool) -> None:
         """Introduce the domain to the store, write its nodes, and start its backend, before its processors run.

@@ -77,11 +77,12 @@ def versions(parts: Parts) -> dict[str, str]:
     }
     if parts.accelerator.name == "kvm":
         # The guest has been shown the host's own processor.
-        found["processor"] = _processor()
+        found["processor"] = processor()
     return found
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The model of the host's processor."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":

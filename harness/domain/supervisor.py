@@ -40,19 +40,21 @@ def prepare(definition: Definition, accelerator: str) -> None:
     choose(accelerator)
 
 
-def create(definition: Definition, accelerator: str, *, restore: bool = False) -> None:
+def create(definition: Definition, accelerator: str, *, restore: bool = False, warm: bool = False) -> None:
     """Start a domain that goes on when this process ends; returns when it is ready.
 
     When this is interrupted, or this process killed, before that, nothing is left.
 
     :param restore: the definition is of a saved domain, which is to go on from there.
+    :param warm: as for :meth:`Domain.launch`.
     :raise HarnessError: as :meth:`Domain.start`.
     """
+    flags = [flag for flag, wanted in (("--restore", restore), ("--warm", warm)) if wanted]
     ours, theirs = socket.socketpair()
     directory = logs.make(definition.name)
     with ours:
         with theirs:
-            child = _spawn(definition, accelerator, directory, theirs.fileno(), restore=restore)
+            child = _spawn(definition, accelerator, directory, theirs.fileno(), flags)
         try:
             answer = messages.receive(ours, messages.MAX_ANSWER)
             if answer is None:
@@ -66,7 +68,7 @@ def create(definition: Definition, accelerator: str, *, restore: bool = False) -
             raise
 
 
-def _spawn(definition: Definition, accelerator: str, directory: Path, channel: int, *, restore: bool) -> Child:
+def _spawn(definition: Definition, accelerator: str, directory: Path, channel: int, flags: Sequence[str]) -> Child:
     options = {
         "channel": channel,
         "file": definition.file.absolute(),
@@ -80,7 +82,7 @@ def _spawn(definition: Definition, accelerator: str, directory: Path, channel: i
             sys.executable,
             *("-m", __name__),
             *(f"--{key}={value}" for key, value in options.items()),
-            *(["--restore"] if restore else []),
+            *flags,
         ],
         log=directory / "supervisor.log",
         pass_fds=[channel],
@@ -126,7 +128,7 @@ def _domain(arguments: argparse.Namespace) -> Domain:
 def _live(arguments: argparse.Namespace, creator: Creator) -> str:
     """Own the domain, from its start to its end; says how it ended."""
     with _domain(arguments) as domain:
-        domain.launch()
+        domain.launch(warm=arguments.warm)
         domain.parts.record.pids[ROLE] = os.getpid()
         domain.parts.record.write()
         control = ControlServer(domain)
@@ -146,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket to the creator")
     parser.add_argument("--file", type=Path, required=True, help="the domain's definition, or a saved domain")
     parser.add_argument("--restore", action="store_true", help="it is a saved domain")
+    parser.add_argument("--warm", action="store_true", help="do not boot it")
     parser.add_argument("--name", required=True)
     parser.add_argument("--accel", required=True)
     parser.add_argument("--logs", type=Path, required=True, help="directory for the domain's logs")
