@@ -67,6 +67,7 @@ class BackendProcess:
         """
         if self._keeper is None:
             self._keeper = self._keep()
+            self._record.write()
 
     def hold(self, lease: Lease) -> None:
         """Have this process, and those that follow it, keep an image locked; before it is to open the image."""

@@ -83,11 +83,11 @@ class Writer:
             digest = _digest(self._descriptor)
             os.pwrite(self._descriptor, HEADER.pack(MAGIC, VERSION, length, len(text), digest), 0)
             os.fsync(self._descriptor)
-            old_disks = disks_directory(self._file)
-            shutil.rmtree(old_disks, ignore_errors=True)
-            if self._fresh_disks.exists():
-                self._fresh_disks.rename(old_disks)
             self._fresh.rename(self._file)
+            # Should this fail, the file has the wrong images, or none, which is noticed.
+            shutil.rmtree(disks_directory(self._file), ignore_errors=True)
+            if self._fresh_disks.exists():
+                self._fresh_disks.rename(disks_directory(self._file))
         except UnicodeEncodeError as error:
             raise UsageError(f"a domain with a path like {error.object!r} cannot be saved: it is not UTF-8") from error
         except OSError as error:
