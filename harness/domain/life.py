@@ -83,6 +83,7 @@ class DomainLife:
         self._backend_module = backend
         self._saved = saved
         self._template: Saved | None = None
+        self._saved_to: Path | None = None
         self._stack = ExitStack()
         self._parts: Parts | None = None
         self._session: Session | None = None
@@ -321,6 +322,7 @@ class DomainLife:
             raise UsageError(f"domain {self.name} is {self.state}")
         deadline = Deadline(timeout, f"saving domain {self.name}")
         saving.save(self.definition, self.parts, self._running, self._devices, file, deadline)
+        self._saved_to = file
         self._set_state(DomainState.PAUSED)
         self.end()
 
@@ -349,7 +351,8 @@ class DomainLife:
 
         The domain is still to be destroyed.
         """
-        return loop.run(self._running.monitor.wait_over())
+        how = loop.run(self._running.monitor.wait_over())
+        return how if self._saved_to is None else f"it was saved to {self._saved_to}"
 
     def end(self) -> None:
         """Have QEMU end at once, which whoever is in :meth:`wait_end` hears of; the domain is still to be destroyed."""

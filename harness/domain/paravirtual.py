@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from qemu.qmp import QMPError
+
 from harness.backend.network_client import NetworkClient
 from harness.bus import toolstack
 from harness.bus.devices import Device
@@ -71,10 +73,16 @@ class Paravirtual:
         self.link = self._stack.enter_context(Link.create(record.domid))
 
     def plug_in(self, qemu: QemuProcess, deadline: Deadline) -> None:
-        """Plug the device of the link into a machine that was made without."""
+        """Plug the device of the link into a machine that was made without.
+
+        :raise HostError: QEMU refused.
+        """
         with self.link.qemu_socket() as server:
             vectors = self.link.layout.vectors[GRANTER]
-            loop.run(qemu.attach_link(LINK, server, vectors, deadline, granter=True))
+            try:
+                loop.run(qemu.attach_link(LINK, server, vectors, deadline, granter=True))
+            except QMPError as error:
+                raise HostError(f"QEMU of domain {qemu.name} takes no link: {error}") from error
 
     def introduce(self, *, restored: bool) -> None:
         """Introduce the domain to the store, write its nodes, and start its backend, before its processors run.

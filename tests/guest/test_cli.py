@@ -315,6 +315,7 @@ def test_save_and_restore(harness: Run, name: str, runtime: Path, tmp_path: Path
     done = harness("save", name, str(tmp_path / "saved"))
     assert done.returncode == 2
     assert f"no domain is called {name}".encode() in done.stderr
+    assert f"it was saved to {tmp_path / 'saved'}".encode() in done.stderr
     done = harness("create", "--warm", str(GUESTS / "hvm.yaml"), "--name", name)
     assert (done.returncode, b"cannot start warm" in done.stderr) == (2, True), done.stderr.decode()
 
