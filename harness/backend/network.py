@@ -112,7 +112,7 @@ class Guest:
         mac = _optional(request, "mac")
         if mac is not None and (not MAC.fullmatch(mac) or int(mac[:2], 16) & 1):
             raise UsageError(f"{mac!r} is not the MAC address of a single card, such as 00:16:3e:00:00:01")
-        address, mac = self._addresses.take(mac)
+        address, mac = self._addresses.take(mac, _optional(request, "address"))
         self._leases.add(address)
         return {"address": address, "mac": mac}, []
 

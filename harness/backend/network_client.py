@@ -74,12 +74,12 @@ class NetworkClient:
         """The descriptor of the connection, which hangs up when the service ends."""
         return self._connection.fileno()
 
-    def lease(self, mac: str | None = None) -> Lease:
-        """An unused guest address, with the MAC asked for or an unused one.
+    def lease(self, mac: str | None = None, address: str | None = None) -> Lease:
+        """An unused guest address, or the one asked for, with the MAC asked for or an unused one.
 
-        :raise HostError: none is left, or the MAC is in use.
+        :raise HostError: none is left, or the MAC or the address is in use.
         """
-        reply, _ = self._request("lease", mac=mac)
+        reply, _ = self._request("lease", mac=mac, address=address)
         return Lease(reply["address"], reply["mac"])
 
     def release(self, lease: Lease) -> None:

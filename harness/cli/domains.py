@@ -1,4 +1,4 @@
-"""``harness create``, ``list``, ``pause``, ``unpause``, ``shutdown``, ``destroy``: the life of domains."""
+"""``harness create``, ``list``, ``pause``, ``save``, ``restore``, ``shutdown`` and the like: the life of domains."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 import json
 import os
 import time
+from pathlib import Path
 
 from harness.cli.arguments import Subparsers, add_accelerator, add_definitions, add_name, definitions, positive
 from harness.cli.table import print_table
 from harness.domain import driver, records, remote, supervisor
-from harness.domain.definition import Definition
 from harness.domain.life import SHUTDOWN_SECONDS
 from harness.domain.ordering import start_order
 from harness.domain.records import Record
+from harness.domain.restoring import Saved
 from harness.host.progress import say, step
 
 
@@ -21,6 +22,9 @@ def add_parsers(verbs: Subparsers) -> None:
     verb = verbs.add_parser("create", help="start domains that go on until they are shut down or destroyed")
     add_definitions(verb)
     add_accelerator(verb)
+    verb.add_argument(
+        "--warm", action="store_true", help="go on from a guest that has booted before; kept in the cache, kind pv only"
+    )
     verb.set_defaults(run=_create)
 
     verb = verbs.add_parser("list", help="show the domains that exist")
@@ -34,6 +38,17 @@ def add_parsers(verbs: Subparsers) -> None:
     verb = verbs.add_parser("unpause", help="let a paused domain go on")
     add_name(verb)
     verb.set_defaults(run=lambda arguments: remote.find(arguments.name).unpause())
+
+    verb = verbs.add_parser("save", help="write a running domain to a file, and end it")
+    add_name(verb)
+    verb.add_argument("file", type=Path, metavar="FILE", help="the file to make")
+    verb.set_defaults(run=_save)
+
+    verb = verbs.add_parser("restore", help="let a saved domain go on where it was")
+    verb.add_argument("file", type=Path, metavar="FILE", help="what harness save has made; it stays")
+    verb.add_argument("--name", help="the domain's name (default: as before)")
+    add_accelerator(verb)
+    verb.set_defaults(run=_restore)
 
     verb = verbs.add_parser("shutdown", help="have a guest shut itself down, and wait until it has")
     add_name(verb)
@@ -56,13 +71,32 @@ def _create(arguments: argparse.Namespace) -> None:
     for one in wanted:
         supervisor.prepare(one, arguments.accel)
     for one in wanted:
-        _create_one(one, arguments.accel)
+        with step(f"{'Starting' if arguments.warm else 'Booting'} domain {one.name}"):
+            supervisor.create(one, arguments.accel, warm=arguments.warm)
+        _tell(one.name)
 
 
-def _create_one(wanted: Definition, accelerator: str) -> None:
-    with step(f"Booting domain {wanted.name}"):
-        supervisor.create(wanted, accelerator)
-    record = records.find(wanted.name)
+def _save(arguments: argparse.Namespace) -> None:
+    domain, file = remote.find(arguments.name), arguments.file.absolute()
+    with step(f"Saving domain {domain.name}"):
+        domain.save(file)
+    say(f"Domain {domain.name} is in {file}. Next: harness restore {arguments.file}")
+
+
+def _restore(arguments: argparse.Namespace) -> None:
+    with Saved(arguments.file) as saved:
+        wanted = saved.definition
+        accelerator = saved.accelerator if arguments.accel == "auto" else arguments.accel
+    wanted = wanted if arguments.name is None else wanted.renamed(arguments.name)
+    supervisor.prepare(wanted, accelerator)
+    with step(f"Restoring domain {wanted.name}"):
+        supervisor.create(wanted, accelerator, restore=True)
+    _tell(wanted.name)
+
+
+def _tell(name: str) -> None:
+    """Say where a domain is that has just begun to run."""
+    record = records.find(name)
     where = f" at {', '.join(record.addresses)}" if record.addresses else ""
     say(f"Domain {record.name} (domid {record.domid}) runs{where}; logs: {record.logs}")
     say(f"Next: harness exec {record.name} -- COMMAND, harness ssh {record.name}, harness shutdown {record.name}")

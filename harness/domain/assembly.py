@@ -18,6 +18,7 @@ from harness.domain.leases import Lease
 from harness.domain.networks import AttachedNetwork
 from harness.domain.paravirtual import Paravirtual
 from harness.domain.records import Claim, Record
+from harness.domain.restoring import Saved
 from harness.domain.served import Served
 from harness.host.errors import HostError
 from harness.hypervisor.layout import GRANTER
@@ -52,6 +53,7 @@ class Parts:
     """What a domain consists of once its QEMU exists, with its processors not yet running.
 
     :param held: what another QEMU would get, too.
+    :param booted_domid: under which the guest came up, and by which it calls its devices.
     :param paravirtual: link, store nodes and backend; None in an unmodified guest.
     :param served: the driver domains that serve it besides; none before the guest runs.
     :param console: our end of the guest's first serial port.
@@ -59,6 +61,7 @@ class Parts:
     """
 
     held: Holdings
+    booted_domid: int
     paravirtual: Paravirtual | None
     served: Served
     qemu: QemuProcess
@@ -92,11 +95,13 @@ def hold(
     shared_lease: Lease | None,
     log: Path | None,
     stack: ExitStack,
+    saved: Saved | None = None,
 ) -> Holdings:
     """Take what a domain needs for as long as it exists.
 
     :param log: directory for logs, or None: a new one.
     :param stack: gives it back, also when this fails half way.
+    :param saved: what the definition is from; images and cards are then as its guest knows them.
     :raise HarnessError: something is missing or in use.
     """
     image = build(definition.image)
@@ -105,19 +110,35 @@ def hold(
     log = log or logs.make(definition.name)
     claim = _claim(definition, log, stack)
     own = [disk for disk in definition.disks if disk.backend is None]
-    attached = disks.attach(own, Path(claim.record.scratch[0]), stack, shared_lease)
-    network, cards = networks.attach(definition.networks, stack)
+    directory = Path(claim.record.scratch[0])
+    if saved is not None:
+        saved.make_scratch(directory)
+    attached = disks.attach(own, directory, stack, shared_lease)
+    if saved is not None:
+        saved.require_images(attached)
+    network, cards = networks.attach(definition.networks, stack, None if saved is None else saved.cards)
     served = [disk for disk in definition.disks if disk.backend is not None]
     return Holdings(image, chosen, claim.record, log, attached, served, network, cards)
 
 
-def assemble(definition: Definition, held: Holdings, backend: str, stack: ExitStack) -> Parts:
+def assemble(
+    definition: Definition,
+    held: Holdings,
+    backend: str,
+    stack: ExitStack,
+    saved: Saved | None = None,
+    *,
+    warm: bool = False,
+) -> Parts:
     """Start everything a definition asks for; call this in a thread that lives as long as the domain's QEMU.
 
-    What driver domains serve comes later, when the guest runs.
+    What needs the guest's memory is left to the caller: a paravirtual domain is still to be introduced. What driver
+    domains serve comes later, when the guest runs.
 
     :param backend: the Python module to run as the backend process of a paravirtual domain.
     :param stack: takes it apart again, also when this fails half way.
+    :param saved: what the domain is to go on from; QEMU then waits for its state.
+    :param warm: QEMU waits for the state of a guest that has booted without a link, which is to be plugged in then.
     :raise HarnessError: something is missing, in use, or does not start.
     """
     record, image = held.record, held.image
@@ -139,14 +160,16 @@ def assemble(definition: Definition, held: Holdings, backend: str, stack: ExitSt
             agent_fd=agent[1],
             disks=_machine_disks(held.disks),
             networks=_machine_networks(held, stack, handed_over),
-            links=_machine_links(paravirtual, handed_over),
+            links=() if warm else _machine_links(paravirtual, handed_over),
+            incoming=warm or saved is not None,
         )
         qemu = QemuProcess.spawn(machine, held.logs / "qemu.log", env=records.environment(record.domid))
     stack.callback(qemu.child.kill)
     record.pids["qemu"] = qemu.child.pid
     record.write()
     served = stack.enter_context(Served(record, qemu, held.logs / "driver-domains.log"))
-    return Parts(held, paravirtual, served, qemu, console[0], agent[0])
+    booted_domid = record.domid if saved is None else saved.domid
+    return Parts(held, booted_domid, paravirtual, served, qemu, console[0], agent[0])
 
 
 def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:

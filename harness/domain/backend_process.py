@@ -30,6 +30,8 @@ class BackendProcess:
     :param consoles: descriptors of the domain's consoles, which the caller keeps open.
     :param leases: on the images of its disks.
     :raise HarnessError: it cannot be started.
+
+    :ivar failure: gets the reason when there is no process any more, and no hope.
     """
 
     def __init__(
@@ -43,13 +45,29 @@ class BackendProcess:
         self._lock = threading.Lock()
         self._leases = {str(lease.path): lease for lease in leases}
         self._locks: LockSender | None = None
-        self._keeper = Keeper(self._start, self._restarted)
-        record.pids["backend"] = self._keeper.first.pid
+        self.failure: Future[HostError] = Future()
+        self._keeper: Keeper | None = self._keep()
 
-    @property
-    def failure(self) -> Future[HostError]:
-        """Gets the reason when there is no process any more, and no hope."""
-        return self._keeper.failure
+    def _keep(self) -> Keeper:
+        keeper = Keeper(self._start, self._restarted)
+        keeper.failure.add_done_callback(lambda known: self.failure.set_result(known.result()))
+        self._record.pids["backend"] = keeper.first.pid
+        return keeper
+
+    def suspend(self) -> None:
+        """End the process, until :meth:`resume` starts another one: what it has not answered, the next one is asked."""
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+
+    def resume(self) -> None:
+        """Have a process again after :meth:`suspend`.
+
+        :raise HarnessError: it cannot be started.
+        """
+        if self._keeper is None:
+            self._keeper = self._keep()
+            self._record.write()
 
     def hold(self, lease: Lease) -> None:
         """Have this process, and those that follow it, keep an image locked; before it is to open the image."""
@@ -107,7 +125,7 @@ class BackendProcess:
 
     def close(self) -> None:
         """End the process."""
-        self._keeper.close()
+        self.suspend()
         self._close_locks()
 
     def __enter__(self) -> Self:

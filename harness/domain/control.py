@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from harness.backend import observe
@@ -48,6 +49,7 @@ class ControlServer:
             "execute": self._execute,
             "pause": self._pause,
             "unpause": self._unpause,
+            "save": self._save,
             "shutdown": self._shutdown,
             "destroy": self._destroy,
             "console": self._console,
@@ -96,7 +98,7 @@ class ControlServer:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         if not self._turn.acquire(blocking=False):
-            raise UsageError(f"domain {self._domain.name} is being paused, unpaused or shut down already")
+            raise UsageError(f"domain {self._domain.name} is being paused, unpaused, saved or shut down already")
         try:
             yield
         finally:
@@ -127,6 +129,12 @@ class ControlServer:
         with self._alone():
             self._domain.unpause()
         messages.send(connection, {})
+
+    def _save(self, request: Message, connection: socket.socket) -> None:
+        with self._alone():
+            self._domain.suspend(Path(request.get("file", str)))
+        messages.send(connection, {})
+        _wait_for_hang_up(connection)
 
     def _shutdown(self, request: Message, connection: socket.socket) -> None:
         with self._alone():

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,6 +59,34 @@ class Devices:
                 hint="add the device to the definition and start the domain anew, or use a domain of kind pv",
             )
         return self._parts.paravirtual
+
+    @contextmanager
+    def at_rest(self, deadline: Deadline, guard: Guard) -> Iterator[None]:
+        """Inside, every device is connected, and none comes or goes. There are no links but the first.
+
+        :raise UsageError: one is being detached, or served by a driver domain.
+        :raise HarnessError: one is not connected; says why.
+        """
+        with self._turn:
+            if self._closing:
+                raise UsageError(f"a device of domain {self._name} is still being detached: the guest is using it")
+            if self._parts.paravirtual is not None:
+                self._served.part(deadline)
+            wait_connected(self._devices(), deadline, guard)
+            yield
+
+    def _devices(self) -> list[Device]:
+        """The split devices that connect through XenBus, which the first console does not."""
+        parts = self._parts
+        if parts.paravirtual is None:
+            return []
+        split = [one for one in parts.disks if one.disk.model == "pv"]
+        cards = [one for one in parts.cards if one.network.model == "pv"]
+        return [
+            *(Device("console", self._domid, number) for number in range(1, len(parts.paravirtual.consoles))),
+            *(Device("vbd", self._domid, disk_number(one.disk.target)) for one in split),
+            *(Device("vif", self._domid, one.number) for one in cards),
+        ]
 
     # -- disks ---------------------------------------------------------------------------------------------------------
 

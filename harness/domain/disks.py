@@ -37,7 +37,7 @@ def attach(
 ) -> list[AttachedDisk]:
     """Make scratch images and take the lease of each disk.
 
-    :param scratch: an existing directory for scratch images.
+    :param scratch: an existing directory for scratch images; one that is there already is taken as it is.
     :param stack: releases the leases.
     :param shared_lease: held by the caller, for domains that take turns on one image.
     :raise UsageError: an image does not exist, has no disk's size, or is in use.
@@ -45,7 +45,7 @@ def attach(
     """
     attached = []
     for disk in disks:
-        path = disk.path if disk.path is not None else _make(scratch / f"{disk.target}.img", disk.size or 0)
+        path = disk.path if disk.path is not None else _make(scratch / f"{disk.target}.img", disk.size)
         if shared_lease is not None and path.samefile(shared_lease.path):
             attached.append(AttachedDisk(disk, shared_lease, shared=True))
         else:
@@ -57,7 +57,7 @@ def attach(
 
 def _make(path: Path, size: int) -> Path:
     try:
-        with path.open("xb") as image:
+        with path.open("ab") as image:
             image.truncate(size)
     except OSError as error:
         raise HostError(f"cannot make the scratch disk {path} of {size} bytes: {error.strerror}") from error

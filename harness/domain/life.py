@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -13,25 +13,29 @@ from typing import Self
 from harness.backend import launch as backend_launch
 from harness.backend.network_client import NetworkClient
 from harness.bus.devices import Device
-from harness.domain import disks, driver, networks
+from harness.domain import disks, driver, networks, saving
+from harness.domain import warm as templates
 from harness.domain.assembly import Holdings, Parts, assemble, hold
 from harness.domain.crashes import Crashes
 from harness.domain.definition import Definition
 from harness.domain.devices import Devices
 from harness.domain.hands import Hands
 from harness.domain.leases import Lease
+from harness.domain.restoring import Saved
 from harness.domain.serving import Serving
 from harness.domain.session import QUIT_SECONDS, Session
 from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
 from harness.host.errors import GuestError, HarnessError, UsageError
-from harness.image.build import BuiltImage
-from harness.machine import loop
-from harness.machine.accelerator import Accelerator
+from harness.image.build import BuiltImage, build
+from harness.machine import loop, migration
+from harness.machine.accelerator import Accelerator, choose
 
 BOOT_SECONDS = {"kvm": 60.0, "tcg": 180.0}
 """What a guest gets from its start to its agent's answer; an emulated one shares its core with others."""
 SHUTDOWN_SECONDS = 60.0
+SAVE_SECONDS = 300.0
+LOAD_SECONDS = 300.0
 QMP_SECONDS = 30.0
 FORGET_SECONDS = 10.0
 CRASHES = "crashes.log"
@@ -69,6 +73,7 @@ class DomainLife:
     :param logs: an existing directory for its logs; default: a new one.
     :param backend: the Python module to run as the backend process of a paravirtual domain; for drivers that are to
         meet a backend written for that, see :func:`harness.backend.launch.start_backend`.
+    :param saved: what to go on from instead of booting, see :meth:`restore`; the domain closes it.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class DomainLife:
         shared_lease: Lease | None = None,
         logs: Path | None = None,
         backend: str = backend_launch.MODULE,
+        saved: Saved | None = None,
     ) -> None:
         self.definition = definition
         self.state = DomainState.CREATED
@@ -86,6 +92,9 @@ class DomainLife:
         self._shared_lease = shared_lease
         self._log_directory = logs
         self._backend_module = backend
+        self._saved = saved
+        self._template: Saved | None = None
+        self._saved_to: Path | None = None
         self._stack = ExitStack()
         self._with_qemu = ExitStack()
         self._ending = threading.Event()
@@ -102,6 +111,24 @@ class DomainLife:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.destroy()
+
+    @classmethod
+    def restore(
+        cls, file: Path, *, name: str | None = None, accelerator: str = "auto", logs: Path | None = None
+    ) -> Self:
+        """The domain that :meth:`save` has written to a file; its start is going on where it was. The file stays.
+
+        :param name: of the new domain; default: as before.
+        :raise UsageError: there is no such file, or it is damaged or not valid here.
+        """
+        saved = Saved(file)
+        try:
+            definition = saved.definition if name is None else saved.definition.renamed(name)
+            wanted = saved.accelerator if accelerator == "auto" else accelerator
+            return cls(definition, accelerator=wanted, logs=logs, saved=saved)
+        except BaseException:
+            saved.close()
+            raise
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -185,22 +212,31 @@ class DomainLife:
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Launch it and wait until it is ready."""
-        self.launch()
+    def start(self, *, warm: bool = False) -> None:
+        """Launch it and wait until it is ready; as :meth:`launch`."""
+        self.launch(warm=warm)
         self.wait_ready()
 
-    def launch(self) -> None:
+    def launch(self, *, warm: bool = False) -> None:
         """Start its processes and let the guest boot; does not wait for the guest.
 
+        :param warm: the guest is not to boot, but to go on from one that has: see :mod:`harness.domain.warm`.
+        :raise UsageError: such a domain cannot start warm.
         :raise HarnessError: something is missing, in use, or does not start; nothing is left behind then.
         """
         self._require(DomainState.CREATED)
         self.state = DomainState.STARTING
         try:
             driver.require(self.definition)
+            if warm:
+                self._template = self._make_template()
             held = hold(
-                self.definition, self._accelerator_request, self._shared_lease, self._log_directory, self._stack
+                self.definition,
+                self._accelerator_request,
+                self._shared_lease,
+                self._log_directory,
+                self._stack,
+                self._saved,
             )
             self._log_directory = held.logs
             if self.definition.driver_domain:
@@ -217,24 +253,49 @@ class DomainLife:
         self._stack.callback(serving.close)
         return serving
 
+    def _make_template(self) -> Saved:
+        templates.require_possible(self.definition)
+        image, chosen = build(self.definition.image), choose(self._accelerator_request)
+
+        def boot(definition: Definition, file: Path) -> None:
+            with DomainLife(definition, accelerator=chosen.name) as domain:
+                domain.start()
+                domain.save(file)
+
+        return templates.template(self.definition, image, chosen, boot)
+
     def _launch(self, held: Holdings) -> None:
-        """Start what goes with a QEMU, and let the guest boot."""
-        self._parts = assemble(self.definition, held, self._backend_module, self._with_qemu)
-        self._devices = Devices(self.name, self._parts, self._wait_forgotten)
+        """Start what goes with a QEMU, and let the guest boot, or go on from where it was saved."""
+        warm = self._template is not None
+        self._parts = parts = assemble(
+            self.definition, held, self._backend_module, self._with_qemu, self._saved, warm=warm
+        )
+        self._devices = Devices(self.name, parts, self._wait_forgotten)
         held.record.addresses = self.addresses
         self._set_state(DomainState.STARTING)
-        loop.run(self._connect(self._parts))
+        loop.run(parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}")))
+        origin = self._saved or self._template
+        if origin is not None:
+            origin.require_versions(saving.versions(parts))
+            deadline = Deadline(LOAD_SECONDS, f"the state of domain {self.name}")
+            loop.run(migration.load(parts.qemu, origin.state(), deadline))
+        if parts.paravirtual is not None:
+            if warm:
+                parts.paravirtual.plug_in(parts.qemu, Deadline(QMP_SECONDS, f"the link of domain {self.name}"))
+            parts.paravirtual.introduce(restored=self._saved is not None)
+        loop.run(self._run(parts))
+        if parts.paravirtual is not None and self._saved is not None:
+            parts.paravirtual.link.ring_granter()
+
+    async def _run(self, parts: Parts) -> None:
+        self._session = Session(self.name, parts)
+        await parts.qemu.cont()
 
     def _wait_forgotten(self, device: Device) -> None:
         """Wait until the guest's bus has removed a device that is gone: another one may come under its name."""
-        path = f"/sys/bus/pvbus/devices/{device.kind}-{device.domid}-{device.devid}"
+        path = f"/sys/bus/pvbus/devices/{device.kind}-{self.parts.booted_domid}-{device.devid}"
         argv = ["sh", "-c", 'while [ -e "$1" ]; do sleep 0.02; done', "sh", path]
         self.session.execute(argv, timeout=FORGET_SECONDS).check()
-
-    async def _connect(self, parts: Parts) -> None:
-        await parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}"))
-        self._session = Session(self.name, parts)
-        await parts.qemu.cont()
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """Wait until the agent answers and the devices work.
@@ -252,15 +313,22 @@ class DomainLife:
             targets = [one.disk.target for one in self.parts.disks if one.disk.model == "pv"]
             targets += [disk.target for disk in self.parts.held.served_disks]
             session.execute(disks.wait_for(targets), timeout=deadline.left).check()
-        for number, card in enumerate(self.parts.cards):
-            bridge = self.definition.driver_domain and number == 0
-            configuration = networks.bridge_configuration if bridge else networks.configuration
-            session.execute(configuration(card, self.network), timeout=deadline.left).check()
+        if self._saved is not None or self._template is not None:
+            # Its own went on from where it was.
+            session.execute(["date", "-u", "-s", f"@{time.time():.0f}"], timeout=deadline.left).check()
+        if self._saved is None:
+            self._configure_cards(session, deadline)
         self._set_state(DomainState.RUNNING)
         if self._serving is not None:
             self._serving.up()
         if self.definition.on_crash != "destroy" and self._crashes is None:
             self._crashes = Crashes(self.name, self._wait_over, self._after_crash, restart=self._restarts)
+
+    def _configure_cards(self, session: Session, deadline: Deadline) -> None:
+        for number, card in enumerate(self.parts.cards):
+            bridge = self.definition.driver_domain and number == 0
+            configuration = networks.bridge_configuration if bridge else networks.configuration
+            session.execute(configuration(card, self.network), timeout=deadline.left).check()
 
     # -- after a crash -------------------------------------------------------------------------------------------------
 
@@ -288,11 +356,19 @@ class DomainLife:
             return
         self._session = None
         self._require_wanted()
+        # Its images are no longer what the guest that was saved knew.
+        self._close_origin()
         parts.record.restarts += 1
         self._launch(parts.held)
         # Who wants the end says so first, and then ends the session if there is one: it is seen here, or we are there.
         self._require_wanted()
         self.wait_ready()
+
+    def _close_origin(self) -> None:
+        for origin in (self._saved, self._template):
+            if origin is not None:
+                origin.close()
+        self._saved = self._template = None
 
     def _require_wanted(self) -> None:
         if self._ending.is_set():
@@ -311,6 +387,28 @@ class DomainLife:
         self._require(DomainState.PAUSED)
         loop.run(self.parts.qemu.cont(), Deadline(QMP_SECONDS, f"the end of the pause of domain {self.name}"))
         self._set_state(DomainState.RUNNING)
+
+    def save(self, file: Path, timeout: float = SAVE_SECONDS) -> None:
+        """Write it to a file, from which :meth:`restore` makes it again, and take it apart.
+
+        Images that live as long as the domain are copied to the directory ``FILE.disks``; its other ones stay where
+        they are, and nobody may write to them meanwhile. Nobody else can read the file, which has the guest's memory.
+
+        :raise UsageError: a driver domain serves it, or it serves others: only one of two ends would be saved.
+        :raise HostError: it cannot be written. The domain then goes on.
+        """
+        self.suspend(file, timeout)
+        self.destroy()
+
+    def suspend(self, file: Path, timeout: float = SAVE_SECONDS) -> None:
+        """As :meth:`save`, but the domain, whose QEMU has ended, is still to be destroyed."""
+        self._require(DomainState.RUNNING)
+        deadline = Deadline(timeout, f"saving domain {self.name}")
+        with self._serving.at_rest() if self._serving is not None else nullcontext():
+            saving.save(self.definition, self.parts, self.session, self._plugs, file, deadline)
+            self._saved_to = file
+            self._set_state(DomainState.PAUSED)
+            self.end()
 
     def shutdown(self, timeout: float = SHUTDOWN_SECONDS) -> None:
         """Have the guest shut itself down, and take the domain apart when it has.
@@ -337,9 +435,8 @@ class DomainLife:
 
         The domain is still to be destroyed. One that starts anew after a crash has not ended, nor has one that is kept.
         """
-        if self._crashes is not None:
-            return self._crashes.ended.result()
-        return self._wait_over()
+        how = self._wait_over() if self._crashes is None else self._crashes.ended.result()
+        return how if self._saved_to is None else f"it was saved to {self._saved_to}"
 
     def end(self) -> None:
         """Have QEMU end at once, which whoever is in :meth:`wait_end` hears of; the domain is still to be destroyed."""
@@ -358,7 +455,12 @@ class DomainLife:
             # It may have been just about to start another.
             self._end_qemu()
         self._set_state(DomainState.ENDED)
+        self._close_origin()
         self._stack.close()
+        if self._parts is not None:
+            # Also those that were attached later.
+            for one in self._parts.disks:
+                one.release()
         self._parts = None
 
     def _end_qemu(self) -> None:

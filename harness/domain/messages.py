@@ -72,6 +72,17 @@ class Message:
             raise UsageError(f"{key} is no object of strings")
         return values
 
+    def messages(self, key: str) -> list[Message]:
+        """A list of objects."""
+        values = self.get(key, list)
+        if not all(isinstance(value, dict) for value in values):
+            raise UsageError(f"{key} is no list of objects")
+        return [Message(value) for value in values]
+
+    def encoded(self, key: str) -> bytes:
+        """An object as JSON."""
+        return json.dumps(self.get(key, dict), ensure_ascii=False).encode(errors="surrogatepass")
+
     def close(self) -> None:
         """Close the descriptors that nobody has taken."""
         while self.descriptors:

@@ -22,17 +22,36 @@ class AttachedNetwork:
     number: int
 
 
-def attach(networks: Sequence[Network], stack: ExitStack) -> tuple[NetworkClient | None, list[AttachedNetwork]]:
+@dataclass(frozen=True)
+class Card:
+    """What a card of a saved domain has to be once more.
+
+    :param address: that the guest has given it.
+    """
+
+    number: int
+    address: str
+
+
+def attach(
+    networks: Sequence[Network], stack: ExitStack, before: Sequence[Card] | None = None
+) -> tuple[NetworkClient | None, list[AttachedNetwork]]:
     """Join the private network, if there is a card at all, and lease an address for each.
 
     :param stack: leaves it again.
-    :raise HostError: this machine does not let us have a private network, or a MAC is in use.
+    :param before: what the cards were when the domain was saved; None: it is a new one.
+    :raise HostError: this machine does not let us have a private network, or a MAC or an address is in use.
     """
     if not networks:
         return None, []
     client = stack.enter_context(NetworkClient.connect())
+    if before is None:
+        return client, [
+            AttachedNetwork(network, client.lease(network.mac), number) for number, network in enumerate(networks)
+        ]
     return client, [
-        AttachedNetwork(network, client.lease(network.mac), number) for number, network in enumerate(networks)
+        AttachedNetwork(network, client.lease(network.mac, card.address), card.number)
+        for network, card in zip(networks, before, strict=True)
     ]
 
 

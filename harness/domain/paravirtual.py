@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from qemu.qmp import QMPError
+
 from harness.backend.network_client import NetworkClient
 from harness.bus import toolstack
 from harness.bus.devices import Device
@@ -22,12 +24,18 @@ from harness.domain.records import Record
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError
 from harness.host.interruption import Guard
+from harness.hypervisor.layout import GRANTER
 from harness.hypervisor.link import Link
 from harness.image.build import BuiltImage
+from harness.machine import loop
 from harness.machine.command_line import KERNEL_ARGUMENTS
+from harness.machine.qemu import QemuProcess
 from harness.store.client import StoreClient
+from harness.store.ring import orphan
 
 KIB_PER_MIB = 1024
+LINK = "link0"
+"""What QEMU calls the link to Domain 0."""
 
 
 class Paravirtual:
@@ -36,8 +44,9 @@ class Paravirtual:
     :param record: of the domain; gets the backend's process ID.
     :param logs: directory for the backend's log.
     :param backend: the Python module to run as the domain's backend process.
-    :raise HostError: the link, the store or the backend cannot be had.
+    :raise HostError: the link cannot be had.
 
+    :ivar store: from its introduction on, as the next two: its owner's connection to the store.
     :ivar consoles: our ends of the paravirtual consoles.
     :ivar backend: the process that serves its devices.
     """
@@ -54,26 +63,54 @@ class Paravirtual:
     ) -> None:
         self._stack = ExitStack()
         self._own_stores: set[StoreClient] = set()
-        try:
-            self.link = self._stack.enter_context(Link.create(record.domid))
-            self.store = self._stack.enter_context(StoreClient.connect())
-            toolstack.add_domain(self.store, record.domid, self.link, _description(definition, image))
-            self._stack.callback(self._remove_domain, record.domid)
-            self._devices = _devices(self.store, record.domid, self.link, definition.consoles, disks, networks)
-            self.consoles, theirs = self._make_consoles(definition.consoles)
-            self.backend = self._stack.enter_context(
-                BackendProcess(
-                    self.link,
-                    record,
-                    module=backend,
-                    log=logs / "backend.log",
-                    consoles=theirs,
-                    leases=[one.lease for one in disks],
-                )
+        self._definition = definition
+        self._image = image
+        self._record = record
+        self._disks = disks
+        self._networks = networks
+        self._logs = logs
+        self._module = backend
+        self.link = self._stack.enter_context(Link.create(record.domid))
+
+    def plug_in(self, qemu: QemuProcess, deadline: Deadline) -> None:
+        """Plug the device of the link into a machine that was made without.
+
+        :raise HostError: QEMU refused.
+        """
+        with self.link.qemu_socket() as server:
+            vectors = self.link.layout.vectors[GRANTER]
+            try:
+                loop.run(qemu.attach_link(LINK, server, vectors, deadline, granter=True))
+            except QMPError as error:
+                raise HostError(f"QEMU of domain {qemu.name} takes no link: {error}") from error
+
+    def introduce(self, *, restored: bool) -> None:
+        """Introduce the domain to the store, write its nodes, and start its backend, before its processors run.
+
+        :param restored: the memory of its link is that of a saved domain, which had other ends.
+        :raise HostError: the store or the backend cannot be had.
+        :raise GuestError: the saved domain has not left its link's memory as it has to be.
+        """
+        domid, consoles = self._record.domid, self._definition.consoles
+        if restored:
+            self.link.adopt()
+            orphan(self.link.frame(self.link.layout.store_frame))
+        self.store = self._stack.enter_context(StoreClient.connect())
+        toolstack.add_domain(self.store, domid, self.link, _description(self._definition, self._image))
+        self._stack.callback(self._remove_domain, domid)
+        self._devices = _devices(self.store, domid, self.link, consoles, self._disks, self._networks)
+        self.consoles, theirs = self._make_consoles(consoles)
+        self.backend = self._stack.enter_context(
+            BackendProcess(
+                self.link,
+                self._record,
+                module=self._module,
+                log=self._logs / "backend.log",
+                consoles=theirs,
+                leases=[one.lease for one in self._disks],
             )
-        except BaseException:
-            self._stack.close()
-            raise
+        )
+        self._record.write()
 
     def wait_connected(self, deadline: Deadline, guard: Guard) -> None:
         """Wait until every device that the domain had at its start is connected; see :func:`wait_connected`."""

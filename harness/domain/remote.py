@@ -73,6 +73,15 @@ class RemoteDomain:
         with self._connect() as connection:
             self._ask(connection, "unpause")
 
+    def save(self, file: Path) -> None:
+        """Write it to a file; returns when the owner has removed the domain.
+
+        :param file: where that is for the owner, too: an absolute path.
+        """
+        with self._connect() as connection:
+            self._ask(connection, "save", file=str(file))
+            _wait_for_end(connection)
+
     def shutdown(self, timeout: float = SHUTDOWN_SECONDS) -> None:
         """Have the guest shut itself down; returns when the owner has removed the domain."""
         with self._connect() as connection:

@@ -18,7 +18,7 @@ from harness.domain.driver import DriverDomain
 from harness.domain.networks import BRIDGE, AttachedNetwork
 from harness.domain.records import Record
 from harness.host.deadline import Deadline
-from harness.host.errors import HarnessError, HostError
+from harness.host.errors import HarnessError, HostError, UsageError
 from harness.hypervisor.layout import GRANTEE, GRANTER
 from harness.hypervisor.link import Link
 from harness.machine import loop
@@ -48,6 +48,7 @@ class Server:
         self._record = record
         self._log = log
         self._changed = changed
+        self._qemu = qemu
         self._turn = threading.RLock()
         self._disks: dict[Device, Disk] = {}
         self._cards: dict[Device, AttachedNetwork] = {}
@@ -56,7 +57,7 @@ class Server:
             self._driver = DriverDomain.find(name, record.name)
             self._stack.callback(self._driver.close)
             self._link = self._stack.enter_context(Link.between(record.domid, self._driver.domid))
-            self._plug_granter(qemu)
+            self._plug_granter()
             self._plug_grantee()
         except BaseException:
             self._stack.close()
@@ -72,12 +73,17 @@ class Server:
         """Whether there is a device that it serves, or would."""
         return bool(self._disks or self._cards)
 
-    def _plug_granter(self, qemu: QemuProcess) -> None:
+    @property
+    def _device(self) -> str:
+        """What QEMU calls our end of the link."""
+        return f"driver{self._driver.domid}"
+
+    def _plug_granter(self) -> None:
         deadline = Deadline(PLUG_SECONDS, f"QEMU of domain {self._record.name} to take a link")
         with self._link.qemu_socket(GRANTER) as end:
             vectors = self._link.layout.vectors[GRANTER]
             try:
-                loop.run(qemu.attach_link(f"driver{self._driver.domid}", end, vectors, deadline))
+                loop.run(self._qemu.attach_link(self._device, end, vectors, deadline, granter=True))
             except QMPError as error:
                 raise HostError(
                     f"QEMU of domain {self._record.name} does not take the link to driver domain {self.name}: {error}"
@@ -206,6 +212,19 @@ class Server:
         with self._log.open("a") as log:
             log.write(f"{line}\n")
 
+    def part(self, deadline: Deadline) -> None:
+        """Be served no more, and have our end of the link unplugged, too.
+
+        :raise HarnessError: our guest does not let go of it.
+        """
+        try:
+            loop.run(self._qemu.detach_link(self._device, deadline))
+        except QMPError as error:
+            raise HostError(
+                f"QEMU of domain {self._record.name} keeps the link to driver domain {self.name}: {error}"
+            ) from error
+        self.close()
+
     def close(self) -> None:
         """Be served no more."""
         self._stack.close()
@@ -240,6 +259,25 @@ class Served:
                     known.close()
                 self._servers[name] = Server(name, self._record, self._qemu, self._log, self._publish)
             return self._servers[name]
+
+    def part(self, deadline: Deadline) -> None:
+        """Part with all of them; whoever is wanted again later comes again.
+
+        :raise UsageError: one of them serves devices; nothing has changed then.
+        :raise HarnessError: the guest does not let go of a link.
+        """
+        with self._turn:
+            busy = [server for server in self._servers.values() if server.busy]
+            if busy:
+                names = ", ".join(server.name for server in busy)
+                raise UsageError(
+                    f"domain {self._record.name} cannot be saved: it has devices of driver domain {names}, "
+                    "which would go on with them meanwhile",
+                    hint="detach those first: harness block-detach, harness network-detach",
+                )
+            for name in list(self._servers):
+                self._servers[name].part(deadline)
+                del self._servers[name]
 
     def _publish(self) -> None:
         servers = list(self._servers.items())

@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -136,6 +136,22 @@ class Serving:
                 client.plugged = False
                 client.disks.clear()
             self._tell(GONE)
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Inside, the domain serves nobody, and afterwards neither, unless that has failed.
+
+        :raise UsageError: it does; says whom.
+        """
+        with self._turn:
+            if self._clients:
+                names = ", ".join(client.name for client in self._clients.values())
+                raise UsageError(
+                    f"driver domain {self._name} cannot be saved while it serves {names}: their devices would be lost",
+                    hint=f"end those first, or save them without these devices: harness shutdown {names}",
+                )
+            yield
+            self._up = False
 
     def close(self) -> None:
         """Take in nobody more, and leave those that are there: the domain has ended."""

@@ -40,18 +40,21 @@ def prepare(definition: Definition, accelerator: str) -> None:
     choose(accelerator)
 
 
-def create(definition: Definition, accelerator: str) -> None:
+def create(definition: Definition, accelerator: str, *, restore: bool = False, warm: bool = False) -> None:
     """Start a domain that goes on when this process ends; returns when it is ready.
 
     When this is interrupted, or this process killed, before that, nothing is left.
 
+    :param restore: the definition is of a saved domain, which is to go on from there.
+    :param warm: as for :meth:`Domain.launch`.
     :raise HarnessError: as :meth:`Domain.start`.
     """
+    flags = [flag for flag, wanted in (("--restore", restore), ("--warm", warm)) if wanted]
     ours, theirs = socket.socketpair()
     directory = logs.make(definition.name)
     with ours:
         with theirs:
-            child = _spawn(definition, accelerator, directory, theirs.fileno())
+            child = _spawn(definition, accelerator, directory, theirs.fileno(), flags)
         try:
             answer = messages.receive(ours, messages.MAX_ANSWER)
             if answer is None:
@@ -65,7 +68,7 @@ def create(definition: Definition, accelerator: str) -> None:
             raise
 
 
-def _spawn(definition: Definition, accelerator: str, directory: Path, channel: int) -> Child:
+def _spawn(definition: Definition, accelerator: str, directory: Path, channel: int, flags: Sequence[str]) -> Child:
     options = {
         "channel": channel,
         "file": definition.file.absolute(),
@@ -75,7 +78,12 @@ def _spawn(definition: Definition, accelerator: str, directory: Path, channel: i
     }
     return spawn(
         f"the supervisor of domain {definition.name}",
-        [sys.executable, "-m", __name__, *(f"--{key}={value}" for key, value in options.items())],
+        [
+            sys.executable,
+            *("-m", __name__),
+            *(f"--{key}={value}" for key, value in options.items()),
+            *flags,
+        ],
         log=directory / "supervisor.log",
         pass_fds=[channel],
         die_with_parent=False,
@@ -109,10 +117,18 @@ class Creator:
             messages.send(self._channel, messages.error_fields(error))
 
 
-def _live(definition: Definition, arguments: argparse.Namespace, creator: Creator) -> str:
+def _domain(arguments: argparse.Namespace) -> Domain:
+    """The domain to be, which is not launched yet."""
+    if arguments.restore:
+        return Domain.restore(arguments.file, name=arguments.name, accelerator=arguments.accel, logs=arguments.logs)
+    definition = load(arguments.file).renamed(arguments.name)
+    return Domain(definition, accelerator=arguments.accel, logs=arguments.logs)
+
+
+def _live(arguments: argparse.Namespace, creator: Creator) -> str:
     """Own the domain, from its start to its end; says how it ended."""
-    with Domain(definition, accelerator=arguments.accel, logs=arguments.logs) as domain:
-        domain.launch()
+    with _domain(arguments) as domain:
+        domain.launch(warm=arguments.warm)
         domain.parts.record.pids[ROLE] = os.getpid()
         domain.parts.record.write()
         control = ControlServer(domain)
@@ -130,7 +146,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a supervisor; returns its exit code, which nobody but its log is interested in."""
     parser = argparse.ArgumentParser(prog=__name__, description=__doc__)
     parser.add_argument("--channel", type=int, required=True, help="descriptor of the socket to the creator")
-    parser.add_argument("--file", type=Path, required=True, help="the domain's definition")
+    parser.add_argument("--file", type=Path, required=True, help="the domain's definition, or a saved domain")
+    parser.add_argument("--restore", action="store_true", help="it is a saved domain")
+    parser.add_argument("--warm", action="store_true", help="do not boot it")
     parser.add_argument("--name", required=True)
     parser.add_argument("--accel", required=True)
     parser.add_argument("--logs", type=Path, required=True, help="directory for the domain's logs")
@@ -139,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, signal.default_int_handler)
     creator = Creator(socket.socket(fileno=arguments.channel))
     try:
-        how = _live(load(arguments.file).renamed(arguments.name), arguments, creator)
+        how = _live(arguments, creator)
     except HarnessError as error:
         logs.bury(arguments.logs, str(error))
         creator.refuse(error)

@@ -10,6 +10,7 @@ import fcntl
 import mmap
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -35,6 +36,7 @@ from harness.hypervisor.layout import (
     GUEST_STORE_PORT,
     LINK_INFO,
     LINK_INFO_OFFSET,
+    NR_GRANT_FRAMES_OFFSET,
     PEER,
     PEER_OFFSET,
     PORT,
@@ -275,6 +277,31 @@ class Link:
             PEER.pack_into(mapping, PEER_OFFSET, *peer)
         if GRANTER in self._servers:
             ivshmem.announce(self._servers[GRANTER], peer[GRANTEE], self._doorbells[GRANTEE])
+
+    def adopt(self) -> None:
+        """Make this link of a memory that QEMU has just filled with that of a saved domain, whose number was another.
+
+        What the other end had mapped or bound then, its successors give back. All that has happened meanwhile, and the
+        doorbells that were under way, the guest is told of by :meth:`ring_granter`.
+
+        :raise GuestError: it is not the memory of such a link.
+        """
+        with mmap.mmap(self._memory_fd, self.layout.size) as mapping, memoryview(mapping) as memory:
+            info = bytes(memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size])
+            found = LinkLayout.parse_info(info, self.layout.size)
+            if (found.peer, found.vectors) != (self.layout.peer, self.layout.vectors):
+                raise GuestError(f"the saved link has other ends: {found}; expected {self.layout}")
+            number = struct.unpack_from("<I", info, NR_GRANT_FRAMES_OFFSET - LINK_INFO_OFFSET)[0]
+            memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size] = self.layout.pack_info(number)
+
+    def ring_granter(self) -> None:
+        """Ring all doorbells of the granter's end: it looks at all its ports."""
+        for descriptor in self._doorbells[GRANTER]:
+            os.eventfd_write(descriptor, 1)
+
+    def frame(self, number: int) -> memoryview:
+        """The 4096 bytes of one frame, mapped for as long as there is a view of them."""
+        return memoryview(mmap.mmap(self._memory_fd, FRAME_SIZE, offset=number * FRAME_SIZE))
 
     def _fds_for(self, end: int, vector: int) -> list[int]:
         return [self._memory_fd, self._doorbells[end][vector], *self._doorbells[1 - end]]

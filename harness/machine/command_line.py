@@ -89,6 +89,7 @@ class Machine:
     :param console_fd: socket of the first serial port, ttyS0.
     :param agent_fd: socket of the second serial port, ttyS1.
     :param kernel_arguments: appended to those that every guest gets.
+    :param incoming: the guest is not to boot, but to go on from a state that :mod:`harness.machine.migration` loads.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Machine:
     networks: tuple[MachineNetwork, ...] = ()
     links: tuple[MachineLink, ...] = ()
     kernel_arguments: tuple[str, ...] = field(default=())
+    incoming: bool = False
 
     def descriptors(self) -> list[int]:
         """The descriptors QEMU has to inherit."""
@@ -193,10 +195,13 @@ def command_line(machine: Machine, qmp_fd: int) -> list[str]:
         *("-m", f"size={machine.memory}M"),
         *("-smp", str(machine.vcpus)),
         "-S",
+        *(("-incoming", "defer") if machine.incoming else ()),
         *("-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"),
         *_serial_port("console", machine.console_fd),
         *_serial_port("agent", machine.agent_fd),
         *("-device", "pvpanic-pci"),
+        # Tells a guest that goes on from a saved state so, before it can give the same random numbers once more.
+        *("-device", "vmgenid,guid=auto"),
         *("-kernel", str(machine.kernel)),
         *("-initrd", str(machine.initramfs)),
         *("-append", " ".join([*KERNEL_ARGUMENTS, *machine.kernel_arguments])),

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,10 @@ class QemuProcess:
                 return f"{major}.{minor}.{micro}"
         return str(answer)
 
+    def listener(self, event: str) -> AbstractContextManager[EventListener]:
+        """The QMP events of one name, for as long as the context lasts."""
+        return self._qmp.listener(event)
+
     async def send_descriptor(self, name: str, descriptor: int) -> None:
         """Give QEMU a descriptor under a name, to be used in later commands (``getfd``)."""
         if self._qmp.runstate != Runstate.RUNNING:
@@ -181,20 +185,23 @@ class QemuProcess:
         self._qmp.send_fd_scm(descriptor)
         await self.execute("getfd", {"fdname": name})
 
-    async def attach_link(self, name: str, link: socket.socket, vectors: int, deadline: Deadline) -> None:
+    async def attach_link(
+        self, name: str, link: socket.socket, vectors: int, deadline: Deadline, *, granter: bool = False
+    ) -> None:
         """Plug the device of a link in; the guest finds it in its own time.
-
-        QEMU takes the granter, whose peer ID is 0, for the master of the memory: a machine at the other end cannot be
-        migrated.
 
         :param name: of the device, for :meth:`detach_link`.
         :param link: what :meth:`Link.qemu_socket` gave; still the caller's to close.
         :param vectors: interrupt vectors that the device has.
+        :param granter: the machine is at that end: the link's memory is saved with its own. With the other end of a
+            link, a machine cannot be saved.
         :raise qemu.qmp.ExecuteError: QEMU refused; then nothing of it is left.
         :raise DeadlineExpired: it did not answer.
         """
         backend = {"type": "socket", "data": {"addr": {"type": "fd", "data": {"str": name}}, "server": False}}
-        device = {"driver": "ivshmem-doorbell", "id": name, "chardev": name, "vectors": vectors}
+        device: dict[str, object] = {"driver": "ivshmem-doorbell", "id": name, "chardev": name, "vectors": vectors}
+        if granter:
+            device["master"] = "on"
         try:
             async with asyncio.timeout(deadline.left):
                 await self.send_descriptor(name, link.fileno())

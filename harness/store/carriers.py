@@ -126,7 +126,8 @@ class RingCarrier:
         self._store = store
         self._connection = connection
         self._page = page
-        self._failed = False
+        # What a predecessor has left half read or half written makes no sense to anybody else.
+        self._failed = page.given_up
 
     @classmethod
     def open(cls, store: Store, connection: Connection, frame: int, port: int, fds: list[int]) -> RingCarrier:

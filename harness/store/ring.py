@@ -45,6 +45,11 @@ class RingError(Exception):
         super().__init__(what)
 
 
+def orphan(page: memoryview) -> None:
+    """Leave word in a page that its server is gone: the domain is to connect to another one, anew."""
+    page.cast("I")[_ERROR] = RingFault.COMMUNICATION
+
+
 class RingPage:
     """The server's end of a ring page.
 
@@ -72,6 +77,11 @@ class RingPage:
         """
         self._set(_PORT, port)
         self._set(_FEATURES, self._features)
+
+    @property
+    def given_up(self) -> bool:
+        """Whether this server, or one before it, will not read or write any more until the domain reconnects."""
+        return bool(self._features & FEATURE_ERROR) and self._get(_ERROR) != 0
 
     @property
     def wants_reconnect(self) -> bool:

@@ -292,6 +292,34 @@ def test_xens_own_tools_work_with_the_socket(harness: Run, created: str, environ
 # -- domains that end
 
 
+def test_save_and_restore(harness: Run, name: str, runtime: Path, tmp_path: Path) -> None:
+    """A domain that was not booted either: it began with one that is in the cache."""
+    done = harness("create", "--warm", str(GUESTS / "pv.yaml"), "--name", name)
+    assert done.returncode == 0, done.stderr.decode()
+    assert harness("exec", name, "--", "sh", "-c", "echo word >/tmp/word").returncode == 0
+    done = harness("save", name, str(tmp_path / "saved"))
+    assert done.returncode == 0, done.stderr.decode()
+    assert record(runtime, name) is None
+    assert scratch(name) == []
+
+    for _ in range(2):
+        done = harness("restore", str(tmp_path / "saved"), "--name", f"{name}-again")
+        assert done.returncode == 0, done.stderr.decode()
+        assert harness("exec", f"{name}-again", "--", "cat", "/tmp/word").stdout == b"word\n"
+        assert harness("destroy", f"{name}-again").returncode == 0
+    assert scratch(name) == []
+
+    os.truncate(tmp_path / "saved", 1 << 20)
+    done = harness("restore", str(tmp_path / "saved"))
+    assert (done.returncode, b"is damaged" in done.stderr) == (2, True), done.stderr.decode()
+    done = harness("save", name, str(tmp_path / "saved"))
+    assert done.returncode == 2
+    assert f"no domain is called {name}".encode() in done.stderr
+    assert f"it was saved to {tmp_path / 'saved'}".encode() in done.stderr
+    done = harness("create", "--warm", str(GUESTS / "hvm.yaml"), "--name", name)
+    assert (done.returncode, b"cannot start warm" in done.stderr) == (2, True), done.stderr.decode()
+
+
 def test_shutdown_and_what_is_said_of_a_domain_that_has_ended(harness: Run, name: str, runtime: Path) -> None:
     assert harness("create", str(GUESTS / "hvm.yaml"), "--name", name).returncode == 0
     assert harness("shutdown", name).returncode == 0

@@ -242,8 +242,8 @@ def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     overview = capsys.readouterr().out
-    for verb in ("doctor", "images", "boot", "create", "list", "console", "ssh", "exec", "pause", "unpause", "shutdown",
-                 "destroy", "store", "compare", "test", "gc"):  # fmt: skip
+    for verb in ("doctor", "images", "boot", "create", "list", "console", "ssh", "exec", "pause", "unpause", "save",
+                 "restore", "shutdown", "destroy", "store", "compare", "test", "gc"):  # fmt: skip
         assert f"\n    {verb} " in overview
 
 

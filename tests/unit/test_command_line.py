@@ -56,7 +56,7 @@ def test_every_machine() -> None:
 
 
 def test_devices_are_those_asked_for() -> None:
-    assert [device["driver"] for device in devices(command_line(BARE, 12))] == ["pvpanic-pci"]
+    assert [device["driver"] for device in devices(command_line(BARE, 12))] == ["pvpanic-pci", "vmgenid"]
 
 
 @pytest.mark.parametrize("accelerator", ["tcg", "kvm"])
@@ -77,6 +77,11 @@ def test_comma_in_a_name_is_doubled() -> None:
     assert values(command_line(replace(BARE, name="a,b"), 12), "-name") == ["guest=a,,b"]
 
 
+def test_a_machine_may_wait_for_a_saved_state() -> None:
+    assert "-incoming" not in command_line(BARE, 12)
+    assert values(command_line(replace(BARE, incoming=True), 12), "-incoming") == ["defer"]
+
+
 def test_kernel_arguments_are_appended() -> None:
     argv = command_line(replace(BARE, kernel_arguments=("quiet", "x=1")), 12)
     assert values(argv, "-append")[0].endswith(" quiet x=1")
@@ -84,7 +89,7 @@ def test_kernel_arguments_are_appended() -> None:
 
 def test_ide_disks_have_their_places() -> None:
     disks = tuple(MachineDisk("ide", target, Path(f"/{target}")) for target in IDE_TARGETS)
-    found = devices(command_line(replace(BARE, disks=disks), 12))[1:]
+    found = devices(command_line(replace(BARE, disks=disks), 12))[2:]
     assert [(device["driver"], device["bus"], device["unit"]) for device in found] == [
         ("ide-hd", "ide.0", 0),
         ("ide-hd", "ide.0", 1),
@@ -119,7 +124,7 @@ def test_files_and_block_devices_have_drivers_of_their_own(block_device: bool, d
 
 def test_virtio_disks_are_on_the_bus_in_the_order_of_their_letters() -> None:
     disks = tuple(MachineDisk("virtio", f"vd{letter}", Path("/v")) for letter in "cab")
-    found = devices(command_line(replace(BARE, disks=disks), 12))[1:]
+    found = devices(command_line(replace(BARE, disks=disks), 12))[2:]
     assert [device["serial"] for device in found] == ["vda", "vdb", "vdc"]
 
 
@@ -133,9 +138,9 @@ def test_networks_and_links() -> None:
     assert values(argv, "-netdev") == ["tap,id=tap0,fd=20,vhost=off", "tap,id=tap1,fd=21,vhost=off"]
     found = devices(argv)
     drivers = [device["driver"] for device in found]
-    assert drivers == ["pvpanic-pci", "ivshmem-doorbell", "ivshmem-doorbell", "ne2k_pci", "virtio-net-pci"]
-    assert [device["vectors"] for device in found[1:3]] == ["8", "4"]
-    assert [device["mac"] for device in found[3:]] == ["52:54:00:00:00:01", "52:54:00:00:00:02"]
+    assert drivers == ["pvpanic-pci", "vmgenid", "ivshmem-doorbell", "ivshmem-doorbell", "ne2k_pci", "virtio-net-pci"]
+    assert [device["vectors"] for device in found[2:4]] == ["8", "4"]
+    assert [device["mac"] for device in found[4:]] == ["52:54:00:00:00:01", "52:54:00:00:00:02"]
     assert values(argv, "-chardev")[3:] == ["socket,id=link0,fd=30", "socket,id=link1,fd=31"]
     assert machine.descriptors() == [10, 11, 20, 21, 30, 31]
 

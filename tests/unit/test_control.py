@@ -200,7 +200,7 @@ def test_destroy_interrupts_a_shutdown_and_nothing_else_does(domain: FakeDomain,
     shutting_down.start()
     while ("power_off", 7.0) not in domain.calls:
         assert shutting_down.is_alive()
-    with pytest.raises(UsageError, match="is being paused, unpaused or shut down already"):
+    with pytest.raises(UsageError, match="is being paused, unpaused, saved or shut down already"):
         client.pause()
     with connected(client) as connection:
         messages.send(connection, {"op": "destroy"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from harness.host.errors import GuestError, HostError
 from harness.hypervisor import ivshmem
 from harness.hypervisor.layout import (
+    BACKEND_PORTS,
     FRAME_SIZE,
     GRANTEE,
     GUEST_PORTS,
@@ -258,6 +260,45 @@ def test_link_info_of_nobody_or_cut_short_is_refused() -> None:
     struct.pack_into("<H", info, 12, 0x7FF0)
     with pytest.raises(GuestError, match="makes no sense"):
         LinkLayout.parse_info(bytes(info), layout.size)
+
+
+def saved_memory(domid: int = DOMID + 1, *, grant_frames: int = NR_GRANT_FRAMES + 1, vectors: int = 8) -> bytes:
+    """What is in the link of a domain that had another number, and whose grant table has grown."""
+    layout = LinkLayout(FRAMES, (domid, 0), vectors=(vectors, 2))
+    memory = bytearray(layout.size)
+    memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size] = layout.pack_info(grant_frames)
+    memory[-4:] = b"here"
+    return bytes(memory)
+
+
+def test_the_memory_of_a_saved_domain_becomes_that_of_another() -> None:
+    with ends_of_a_link() as ends:
+        ends.guest.memory[:] = saved_memory()
+        ends.link.adopt()
+        assert bytes(ends.guest.memory[-4:]) == b"here"
+        descriptors = duplicated(ends.link.backend_fds())
+        with LinkEnd.from_fds(descriptors, vector=1, ports=BACKEND_PORTS) as backend:
+            assert backend.layout == ends.link.layout
+            assert backend.grants.query_size()[0] == NR_GRANT_FRAMES + 1
+        ends.guest.events.acknowledge()
+        ends.link.ring_granter()
+        assert select.select([ends.guest.events.wait_fd], [], [], 0)[0]
+
+
+@pytest.mark.parametrize(
+    ("memory", "reason"),
+    [
+        (bytes(FRAMES * FRAME_SIZE), r"makes no sense|not the link info"),
+        (b"\xff" * (FRAMES * FRAME_SIZE), "makes no sense"),
+        (saved_memory(grant_frames=MAX_GRANT_FRAMES + 1), "not the link info"),
+        (saved_memory(vectors=4), "the saved link has other ends"),
+    ],
+)
+def test_the_memory_of_a_saved_domain_that_is_none_is_refused(memory: bytes, reason: str) -> None:
+    with ends_of_a_link() as ends:
+        ends.guest.memory[:] = memory
+        with pytest.raises(GuestError, match=reason):
+            ends.link.adopt()
 
 
 def test_an_end_does_not_start_on_overwritten_link_info() -> None:

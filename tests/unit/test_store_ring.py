@@ -13,7 +13,7 @@ from harness.hypervisor.events import fence
 from harness.hypervisor.layout import FRAME_SIZE, GUEST_STORE_PORT, STORE_PORTS, STORE_VECTOR
 from harness.hypervisor.link import LinkEnd
 from harness.store.carriers import RingCarrier
-from harness.store.ring import FEATURES, RING_SIZE, RingError, RingFault, RingPage
+from harness.store.ring import FEATURES, RING_SIZE, RingError, RingFault, RingPage, orphan
 from harness.store.wire import HEADER, Message, Op
 from tests.unit.linkends import DOMID, Ends, duplicated, ends_of_a_link
 from tests.unit.store_guest import (
@@ -243,6 +243,28 @@ def test_reconnecting_drops_halves_of_messages_watches_and_transactions(rig: Rig
     guest.send(request(Op.UNWATCH, "x", "t"))
     rig.settle()
     assert [message.payload for message in guest.messages()] == [b"ENOENT\0"]
+
+
+def test_what_another_server_has_left_is_not_read_until_the_domain_begins_anew(
+    ends: Ends, rig: Rig, guest: Guest, tool: Peer
+) -> None:
+    """As for a domain that was saved in the middle of a request, and has been restored."""
+    tool.ask(Op.RELEASE, str(DOMID))
+    guest.set(REQ_PROD, 500)
+    guest.set(REQ_CONS, 480)
+    guest.set(RSP_PROD, 2000)
+    guest.set(RSP_CONS, 1900)
+    orphan(guest.page)
+    rig.introduce(ends, DOMID)
+    guest.send(request(Op.READ, "/"))
+    rig.settle()
+    assert (guest.get(ERROR), guest.get(REQ_CONS), guest.get(RSP_PROD)) == (RingFault.COMMUNICATION, 480, 2000)
+    guest.set(CONNECTION, 1)
+    rig.settle()
+    assert (guest.get(CONNECTION), guest.get(ERROR)) == (0, 0)
+    guest.send(request(Op.GET_DOMAIN_PATH, "1"))
+    rig.settle()
+    assert [message.type for message in guest.messages()] == [Op.GET_DOMAIN_PATH]
 
 
 def test_a_domain_that_overwrites_its_event_channel_tables_misses_its_own_events_only(

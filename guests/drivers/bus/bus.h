@@ -140,6 +140,8 @@ struct bus_link {
 	struct work_struct watch_nodes, rescan;
 	struct node_watch frontends, backends;
 	struct list_head devices;	/* on this link and others */
+	u32 generation;			/* of the store, at the last look at frontends */
+	bool reconnected;		/* to the store, since the look before */
 };
 
 #define to_bus_link(l) container_of(l, struct bus_link, link)
@@ -243,6 +245,9 @@ static inline bool is_first_console(const struct pvbus_device *dev)
 {
 	return !*dev->otherend;
 }
+
+/* Have the driver told of the other end's state; dev->otherend_state_path is set. */
+int watch_otherend(struct pvbus_device *dev);
 
 /* The idle state that looks at rings; for all links, before the first. */
 void idle_start(void);

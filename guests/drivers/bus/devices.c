@@ -94,7 +94,7 @@ static int add_device(struct bus_link *bl, struct pvbus_device *dev,
 }
 
 /* The other end's node has to be the property of the domain there. */
-static int read_otherend(struct pvbus_device *dev)
+static char *read_path(struct pvbus_device *dev)
 {
 	char prefix[sizeof("/local/domain/65535/")];
 	char *path;
@@ -102,12 +102,23 @@ static int read_otherend(struct pvbus_device *dev)
 	path = pvbus_read(dev->link, PVBUS_NIL, dev->nodename,
 			  dev->backend ? "frontend" : "backend", NULL);
 	if (IS_ERR(path))
-		return PTR_ERR(path);
-	dev->otherend = path;
+		return path;
 	snprintf(prefix, sizeof(prefix), "/local/domain/%u/",
 		 dev->otherend_id);
-	if (!str_has_prefix(path, prefix))
-		return -ENXIO;
+	if (!str_has_prefix(path, prefix)) {
+		kfree(path);
+		return ERR_PTR(-ENXIO);
+	}
+	return path;
+}
+
+static int read_otherend(struct pvbus_device *dev)
+{
+	char *path = read_path(dev);
+
+	if (IS_ERR(path))
+		return PTR_ERR(path);
+	dev->otherend = path;
 	dev->otherend_state_path = kasprintf(GFP_KERNEL, "%s/state", path);
 	return dev->otherend_state_path ? 0 : -ENOMEM;
 }
@@ -126,6 +137,72 @@ static bool remove_unseen(struct bus_link *bl)
 		removed = true;
 	}
 	return removed;
+}
+
+/*
+ * ---- a domain that has been saved, and restored under another number ---
+ *
+ * Devices keep their names, with the number that the domain had when it came up.
+ */
+
+static void free_path(void *path)
+{
+	kfree(path);
+}
+
+/* Drivers may be reading the old path just now: it stays as long as the link. */
+static void replace_path(struct pvbus_device *dev, char **path, char *fresh)
+{
+	char *old = *path;
+
+	WRITE_ONCE(*path, fresh);
+	(void)devm_add_action_or_reset(dev->link->dev, free_path, old);
+}
+
+static void watch_elsewhere(struct pvbus_device *dev, char *otherend,
+			    char *state_path)
+{
+	bool bound = dev->dev.driver;
+	int err = 0;
+
+	if (bound)
+		pvbus_unregister_watch(&dev->otherend_watch);
+	replace_path(dev, &dev->otherend, otherend);
+	replace_path(dev, &dev->otherend_state_path, state_path);
+	if (bound)
+		err = watch_otherend(dev);
+	if (err)
+		dev_err(&dev->dev, "cannot watch %s: error %d\n", state_path,
+			err);
+}
+
+/*
+ * The path of a backend has our number in it. The one that is there now knows
+ * nothing of us; to a driver it is one that has taken the place of a dead one.
+ */
+static void follow_backend(struct pvbus_device *dev)
+{
+	char *path, *state_path;
+
+	if (is_first_console(dev))
+		return;
+	path = read_path(dev);
+	if (IS_ERR(path))
+		return;
+	if (!strcmp(path, dev->otherend) ||
+	    pvbus_read_unsigned(dev->link, dev->nodename, "backend-id",
+				DOMID_INVALID) != dev->otherend_id)
+		goto out_path;
+	state_path = kasprintf(GFP_KERNEL, "%s/state", path);
+	if (!state_path)
+		goto out_path;
+	device_lock(&dev->dev);
+	watch_elsewhere(dev, path, state_path);
+	device_unlock(&dev->dev);
+	return;
+
+out_path:
+	kfree(path);
 }
 
 /* ---- links ------------------------------------------------------------- */
@@ -234,6 +311,8 @@ static bool known(struct bus_link *bl, const char *path)
 	list_for_each_entry(dev, &bl->devices, list)
 		if (!strcmp(dev->nodename, path)) {
 			dev->seen = !replaced(dev);
+			if (dev->seen && !dev->backend && bl->reconnected)
+				follow_backend(dev);
 			return true;
 		}
 	return false;
@@ -343,6 +422,7 @@ static void scan_backends_of(struct bus_link *bl, const char *type)
 static void scan(struct node_watch *nodes, bool backend)
 {
 	struct bus_link *bl = nodes->bl;
+	u32 generation = READ_ONCE(bl->store->generation);
 	struct pvbus_device *dev;
 	char **types;
 	int nr, i;
@@ -352,6 +432,10 @@ static void scan(struct node_watch *nodes, bool backend)
 	if (nr < 0 && nr != -ENOENT)
 		return;
 	begin_scan(bl, backend);
+	if (!backend) {
+		bl->reconnected = generation != bl->generation;
+		bl->generation = generation;
+	}
 	list_for_each_entry(dev, &bl->devices, list)
 		dev->seen = dev->backend != backend || is_first_console(dev);
 	for (i = 0; i < nr; i++) {

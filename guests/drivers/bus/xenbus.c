@@ -34,7 +34,7 @@ static void otherend_changed(struct pvbus_watch *watch)
 		drv->otherend_changed(dev, pvbus_read_otherend_state(dev));
 }
 
-static int watch_otherend(struct pvbus_device *dev)
+int watch_otherend(struct pvbus_device *dev)
 {
 	dev->otherend_watch.node = dev->otherend_state_path;
 	dev->otherend_watch.callback = otherend_changed;

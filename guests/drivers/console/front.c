@@ -139,12 +139,17 @@ static void disconnect(struct pvbus_device *dev, struct pvcon *con)
 /*
  * A backend that waits while we are connected is another one, after the death of
  * the one that we were connected to. The page has all that matters, and our port
- * waits to be bound again: so what we have published still holds.
+ * waits to be bound again. What we have published still holds, but may be gone: the
+ * nodes of a domain that has been saved and restored are new ones.
  */
-static void connect_again(struct pvbus_device *dev)
+static void connect_again(struct pvbus_device *dev, struct pvcon *con)
 {
+	int err;
+
 	pvbus_switch_state(dev, XenbusStateInitialising);
-	pvbus_switch_state(dev, XenbusStateInitialised);
+	err = publish(dev, con, con->port);
+	if (err)
+		dev_err(&dev->dev, "cannot connect again: error %d\n", err);
 }
 
 static void pvcon_otherend_changed(struct pvbus_device *dev,
@@ -155,7 +160,7 @@ static void pvcon_otherend_changed(struct pvbus_device *dev,
 	switch (state) {
 	case XenbusStateInitWait:
 		if (dev->state == XenbusStateConnected)
-			connect_again(dev);
+			connect_again(dev, con);
 		break;
 	case XenbusStateConnected:
 		if (dev->state == XenbusStateInitialised)
