@@ -8,18 +8,20 @@ import os
 import time
 from pathlib import Path
 
-from harness.cli.arguments import Subparsers, add_accelerator, add_definition, add_name, definition, positive
+from harness.cli.arguments import Subparsers, add_accelerator, add_definitions, add_name, definitions, positive
 from harness.cli.table import print_table
-from harness.domain import records, remote, supervisor
+from harness.domain import driver, records, remote, supervisor
+from harness.domain.definition import Definition
 from harness.domain.life import SHUTDOWN_SECONDS
+from harness.domain.ordering import start_order
 from harness.domain.records import Record
 from harness.domain.restoring import Saved
 from harness.host.progress import say, step
 
 
 def add_parsers(verbs: Subparsers) -> None:
-    verb = verbs.add_parser("create", help="start a domain that goes on until it is shut down or destroyed")
-    add_definition(verb)
+    verb = verbs.add_parser("create", help="start domains that go on until they are shut down or destroyed")
+    add_definitions(verb)
     add_accelerator(verb)
     verb.add_argument(
         "--warm", action="store_true", help="go on from a guest that has booted before; kept in the cache, kind pv only"
@@ -66,10 +68,16 @@ def add_parsers(verbs: Subparsers) -> None:
 
 
 def _create(arguments: argparse.Namespace) -> None:
-    wanted = definition(arguments)
-    supervisor.prepare(wanted, arguments.accel)
-    with step(f"{'Starting' if arguments.warm else 'Booting'} domain {wanted.name}"):
-        supervisor.create(wanted, arguments.accel, warm=arguments.warm)
+    wanted = start_order(definitions(arguments), driver.running())
+    for one in wanted:
+        supervisor.prepare(one, arguments.accel)
+    for one in wanted:
+        _create_one(one, arguments.accel, warm=arguments.warm)
+
+
+def _create_one(wanted: Definition, accelerator: str, *, warm: bool) -> None:
+    with step(f"{'Starting' if warm else 'Booting'} domain {wanted.name}"):
+        supervisor.create(wanted, accelerator, warm=warm)
     _tell(wanted.name)
 
 
@@ -117,7 +125,7 @@ def _list(arguments: argparse.Namespace) -> None:
                 record.name,
                 str(record.domid),
                 record.kind,
-                record.state,
+                _state(record),
                 ",".join(record.addresses) or "-",
                 _duration(time.time() - record.started),
                 str(record.restarts) if record.kind == "pv" else "-",
@@ -126,6 +134,10 @@ def _list(arguments: argparse.Namespace) -> None:
             for record in found
         ],
     )
+
+
+def _state(record: Record) -> str:
+    return f"{record.state}, waits for {','.join(record.waits_for)}" if record.waits_for else record.state
 
 
 def _fields(record: Record) -> dict[str, object]:
@@ -137,6 +149,8 @@ def _fields(record: Record) -> dict[str, object]:
         "pids": list(record.pids.values()),
         "processes": record.pids,
         "backend_restarts": record.restarts,
+        "driver_domain": record.driver_domain,
+        "waits_for": record.waits_for,
         "owner": record.owner,
         "addresses": record.addresses,
         "uptime": round(time.time() - record.started, 1),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backend.network_client import NetworkClient
 from harness.domain import disks, logs, networks, records, scratch
-from harness.domain.definition import Definition
+from harness.domain.definition import Definition, Disk
 from harness.domain.disks import AttachedDisk
 from harness.domain.janitor import Janitor
 from harness.domain.leases import Lease
@@ -19,6 +19,8 @@ from harness.domain.networks import AttachedNetwork
 from harness.domain.paravirtual import Paravirtual
 from harness.domain.records import Claim, Record
 from harness.domain.restoring import Saved
+from harness.domain.served import Served
+from harness.host.errors import HostError
 from harness.hypervisor.layout import GRANTER
 from harness.image.build import BuiltImage, build
 from harness.machine import accelerator, memory
@@ -28,97 +30,141 @@ from harness.machine.qemu import QemuProcess
 
 
 @dataclass
-class Parts:
-    """What a domain consists of once its QEMU exists, with its processors not yet running.
+class Holdings:
+    """What a domain has from its first start to its end, also when its QEMU is another one by then.
 
-    :param booted_domid: under which the guest came up, and by which it calls its devices.
     :param disks: those it has now, also those that were attached later; likewise the cards.
+    :param served_disks: those of its disks that driver domains serve.
     :param network: connection to the private network; None as long as the domain has had no card.
-    :param paravirtual: link, store nodes and backend; None in an unmodified guest.
-    :param console: our end of the guest's first serial port.
-    :param agent: our end of its second.
     """
 
     image: BuiltImage
     accelerator: Accelerator
     record: Record
-    booted_domid: int
     logs: Path
     disks: list[AttachedDisk]
+    served_disks: list[Disk]
     network: NetworkClient | None
     cards: list[AttachedNetwork]
+
+
+@dataclass
+class Parts:
+    """What a domain consists of once its QEMU exists, with its processors not yet running.
+
+    :param held: what another QEMU would get, too.
+    :param booted_domid: under which the guest came up, and by which it calls its devices.
+    :param paravirtual: link, store nodes and backend; None in an unmodified guest.
+    :param served: the driver domains that serve it besides; none before the guest runs.
+    :param console: our end of the guest's first serial port.
+    :param agent: our end of its second.
+    """
+
+    held: Holdings
+    booted_domid: int
     paravirtual: Paravirtual | None
+    served: Served
     qemu: QemuProcess
     console: socket.socket
     agent: socket.socket
 
+    @property
+    def record(self) -> Record:
+        return self.held.record
 
-def assemble(
+    @property
+    def logs(self) -> Path:
+        return self.held.logs
+
+    @property
+    def disks(self) -> list[AttachedDisk]:
+        return self.held.disks
+
+    @property
+    def cards(self) -> list[AttachedNetwork]:
+        return self.held.cards
+
+    @property
+    def network(self) -> NetworkClient | None:
+        return self.held.network
+
+
+def hold(
     definition: Definition,
     accelerator_request: str,
     shared_lease: Lease | None,
     log: Path | None,
-    backend: str,
     stack: ExitStack,
     saved: Saved | None = None,
-    *,
-    warm: bool = False,
-) -> Parts:
-    """Start everything a definition asks for; call this in a thread that lives as long as the domain.
-
-    What needs the guest's memory is left to the caller: a paravirtual domain is still to be introduced.
+) -> Holdings:
+    """Take what a domain needs for as long as it exists.
 
     :param log: directory for logs, or None: a new one.
-    :param backend: the Python module to run as the backend process of a paravirtual domain.
-    :param stack: takes it apart again, also when this fails half way.
-    :param saved: what the definition is from; QEMU then waits for its state.
-    :param warm: QEMU waits for the state of a guest that has booted without a link, which is to be plugged in then.
-    :raise HarnessError: something is missing, in use, or does not start.
+    :param stack: gives it back, also when this fails half way.
+    :param saved: what the definition is from.
+    :raise HarnessError: something is missing or in use.
     """
     image = build(definition.image)
     chosen = accelerator.choose(accelerator_request)
     memory.require(definition.name, definition.memory)
     log = log or logs.make(definition.name)
     claim = _claim(definition, log, stack)
-    attached = _disks(definition, Path(claim.record.scratch[0]), stack, shared_lease, saved)
+    own = [disk for disk in definition.disks if disk.backend is None]
+    attached = _disks(own, Path(claim.record.scratch[0]), stack, shared_lease, saved)
     network, cards = networks.attach(definition.networks, stack, None if saved is None else saved.cards)
+    served = [disk for disk in definition.disks if disk.backend is not None]
+    return Holdings(image, chosen, claim.record, log, attached, served, network, cards)
+
+
+def assemble(
+    definition: Definition,
+    held: Holdings,
+    backend: str,
+    stack: ExitStack,
+    saved: Saved | None = None,
+    *,
+    warm: bool = False,
+) -> Parts:
+    """Start everything a definition asks for; call this in a thread that lives as long as the domain's QEMU.
+
+    What driver domains serve comes later, when the guest runs. What needs the guest's memory is left to the caller: a
+    paravirtual domain is still to be introduced.
+
+    :param backend: the Python module to run as the backend process of a paravirtual domain.
+    :param stack: takes it apart again, also when this fails half way.
+    :param saved: what the definition is from; QEMU then waits for its state.
+    :param warm: QEMU waits for the state of a guest that has booted without a link, which is to be plugged in then.
+    :raise HarnessError: something is missing, in use, or does not start.
+    """
+    record, image = held.record, held.image
     paravirtual = None
     if definition.kind == "pv":
-        paravirtual = stack.enter_context(Paravirtual(definition, image, claim.record, attached, cards, log, backend))
+        split = [one for one in held.disks if one.disk.model == "pv"]
+        cards = [one for one in held.cards if one.network.model == "pv" and one.network.backend is None]
+        paravirtual = stack.enter_context(Paravirtual(definition, image, record, split, cards, held.logs, backend))
     with ExitStack() as handed_over:
         console, agent = (_pair(stack, handed_over) for _ in range(2))
         machine = Machine(
             name=definition.name,
-            accelerator=chosen.name,
+            accelerator=held.accelerator.name,
             memory=definition.memory,
             vcpus=definition.vcpus,
             kernel=image.kernel,
             initramfs=image.initramfs,
             console_fd=console[1],
             agent_fd=agent[1],
-            disks=_machine_disks(attached),
-            networks=_machine_networks(claim.record, network, cards, handed_over),
+            disks=_machine_disks(held.disks),
+            networks=_machine_networks(held, stack, handed_over),
             links=() if warm else _machine_links(paravirtual, handed_over),
             incoming=warm or saved is not None,
         )
-        qemu = QemuProcess.spawn(machine, log / "qemu.log", env=records.environment(claim.record.domid))
+        qemu = QemuProcess.spawn(machine, held.logs / "qemu.log", env=records.environment(record.domid))
     stack.callback(qemu.child.kill)
-    claim.record.pids["qemu"] = qemu.child.pid
-    claim.record.write()
-    return Parts(
-        image=image,
-        accelerator=chosen,
-        record=claim.record,
-        booted_domid=claim.record.domid if saved is None else saved.domid,
-        logs=log,
-        disks=attached,
-        network=network,
-        cards=cards,
-        paravirtual=paravirtual,
-        qemu=qemu,
-        console=console[0],
-        agent=agent[0],
-    )
+    record.pids["qemu"] = qemu.child.pid
+    record.write()
+    served = stack.enter_context(Served(record, qemu, held.logs / "driver-domains.log"))
+    booted_domid = record.domid if saved is None else saved.domid
+    return Parts(held, booted_domid, paravirtual, served, qemu, console[0], agent[0])
 
 
 def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
@@ -126,7 +172,7 @@ def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
     # The janitor comes first: it takes its time to start, and there is nothing yet that could be left.
     janitor = Janitor(log / "janitor.log")
     stack.callback(janitor.dismiss)
-    claim = records.claim(definition.name, definition.kind, log)
+    claim = records.claim(definition.name, definition.kind, log, driver_domain=definition.driver_domain)
     janitor.guard(claim.record.directory)
     stack.callback(claim.release)
     claim.record.scratch.append(str(stack.enter_context(scratch.directory(definition.name, janitor))))
@@ -135,12 +181,12 @@ def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
 
 
 def _disks(
-    definition: Definition, scratch: Path, stack: ExitStack, shared_lease: Lease | None, saved: Saved | None
+    wanted: Sequence[Disk], scratch: Path, stack: ExitStack, shared_lease: Lease | None, saved: Saved | None
 ) -> list[AttachedDisk]:
     """The leased images; those of a saved domain are as the guest knows them."""
     if saved is not None:
         saved.make_scratch(scratch)
-    attached = disks.attach(definition.disks, scratch, stack, shared_lease)
+    attached = disks.attach(wanted, scratch, stack, shared_lease)
     if saved is not None:
         saved.require_images(attached)
     return attached
@@ -169,18 +215,25 @@ def _machine_disks(attached: Sequence[AttachedDisk]) -> tuple[MachineDisk, ...]:
     )
 
 
-def _machine_networks(
-    record: Record, client: NetworkClient | None, cards: Sequence[AttachedNetwork], handed_over: ExitStack
-) -> tuple[MachineNetwork, ...]:
-    found = []
-    for one in cards:
+def _machine_networks(held: Holdings, stack: ExitStack, handed_over: ExitStack) -> tuple[MachineNetwork, ...]:
+    client, found = held.network, []
+    for one in held.cards:
         if client is None or one.network.model == "pv":
             continue
         # xl calls the ports of emulated cards so, to tell them from those of the split driver.
-        tap = client.tap(f"vif{record.domid}.{one.number}-emu", vnet_hdr=one.network.model == "virtio")
+        name = f"vif{held.record.domid}.{one.number}-emu"
+        tap = client.tap(name, vnet_hdr=one.network.model == "virtio")
+        # Another QEMU will want one of the same name.
+        stack.callback(_remove_tap, client, name)
         handed_over.callback(os.close, tap)
         found.append(MachineNetwork(one.network.model, one.lease.mac, tap))
     return tuple(found)
+
+
+def _remove_tap(client: NetworkClient, name: str) -> None:
+    # If the service has ended, so has everything it had made.
+    with suppress(HostError):
+        client.remove_tap(name)
 
 
 def _machine_links(paravirtual: Paravirtual | None, handed_over: ExitStack) -> tuple[MachineLink, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import ExitStack, suppress
 from enum import StrEnum
@@ -12,17 +13,20 @@ from typing import Self
 from harness.backend import launch as backend_launch
 from harness.backend.network_client import NetworkClient
 from harness.bus.devices import Device
-from harness.domain import disks, networks, saving
+from harness.domain import disks, driver, networks, saving
 from harness.domain import warm as templates
-from harness.domain.assembly import Parts, assemble
+from harness.domain.assembly import Holdings, Parts, assemble, hold
+from harness.domain.crashes import Crashes
 from harness.domain.definition import Definition
 from harness.domain.devices import Devices
+from harness.domain.hands import Hands
 from harness.domain.leases import Lease
 from harness.domain.restoring import Saved
+from harness.domain.serving import Serving
 from harness.domain.session import QUIT_SECONDS, Session
 from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
-from harness.host.errors import HarnessError, UsageError
+from harness.host.errors import GuestError, HarnessError, UsageError
 from harness.image.build import BuiltImage, build
 from harness.machine import loop, migration
 from harness.machine.accelerator import Accelerator, choose
@@ -34,23 +38,30 @@ SAVE_SECONDS = 300.0
 LOAD_SECONDS = 300.0
 QMP_SECONDS = 30.0
 FORGET_SECONDS = 10.0
+CRASHES = "crashes.log"
+"""Among a domain's logs: what it has survived."""
 
 
 class DomainState(StrEnum):
-    """CREATED → STARTING → RUNNING ⇄ PAUSED, and from any of them → ENDED."""
+    """CREATED → STARTING → RUNNING ⇄ PAUSED, and from any of them → ENDED.
+
+    A domain that starts anew after a crash is STARTING again; one that is kept after it is CRASHED.
+    """
 
     CREATED = "created"
     STARTING = "starting"
     RUNNING = "running"
     PAUSED = "paused"
+    CRASHED = "crashed"
     ENDED = "ended"
 
 
 class DomainLife:
     """One domain's life, without what there is to do with its guest: that is :class:`harness.domain.domain.Domain`.
 
-    Launch it in a thread that lives as long as the domain: its processes die with that thread. Every call that needs
-    the guest raises, besides what it says itself:
+    Launch it in a thread that lives as long as the domain: its processes die with that thread. When its guest crashes,
+    once it has been ready, what its definition says is done about that. Every call that needs the guest raises, besides
+    what it says itself:
 
     :raise UsageError: the domain is not in a state that allows the call.
     :raise GuestError: the guest crashed, ended, or did not answer in time; with its last console lines.
@@ -85,6 +96,10 @@ class DomainLife:
         self._template: Saved | None = None
         self._saved_to: Path | None = None
         self._stack = ExitStack()
+        self._with_qemu = ExitStack()
+        self._ending = threading.Event()
+        self._crashes: Crashes | None = None
+        self._serving: Serving | None = None
         self._parts: Parts | None = None
         self._session: Session | None = None
         self._devices: Devices | None = None
@@ -152,11 +167,11 @@ class DomainLife:
 
     @property
     def image(self) -> BuiltImage:
-        return self.parts.image
+        return self.parts.held.image
 
     @property
     def accelerator(self) -> Accelerator:
-        return self.parts.accelerator
+        return self.parts.held.accelerator
 
     def qemu_version(self) -> str:
         """Version of its QEMU."""
@@ -177,7 +192,7 @@ class DomainLife:
     @property
     def console(self) -> ConsoleLog:
         """Its first serial port."""
-        return self._running.console
+        return self.session.console
 
     @property
     def pv_console(self) -> ConsoleLog:
@@ -187,9 +202,9 @@ class DomainLife:
     @property
     def pv_consoles(self) -> list[ConsoleLog]:
         """All consoles that are split drivers, of which a paravirtual domain has at least one."""
-        if not self._running.pv_consoles:
+        if not self.session.pv_consoles:
             raise UsageError(f"domain {self.name} has no paravirtual console", hint="its first serial port has one")
-        return self._running.pv_consoles
+        return self.session.pv_consoles
 
     def last_console_lines(self, count: int) -> list[str]:
         """The end of its console, harmless to a terminal; nothing before it has been launched."""
@@ -205,33 +220,60 @@ class DomainLife:
     def launch(self, *, warm: bool = False) -> None:
         """Start its processes and let the guest boot; does not wait for the guest.
 
-        :param warm: the guest is not to boot, but to go on from one that has: see :mod:`harness.domain.warm`.
+        :param warm: the guest is not to boot, but to go on from one that has, see :mod:`harness.domain.warm`; nor does
+            that of a restored domain.
         :raise UsageError: such a domain cannot start warm.
         :raise HarnessError: something is missing, in use, or does not start; nothing is left behind then.
         """
         self._require(DomainState.CREATED)
         self.state = DomainState.STARTING
         try:
-            if warm:
-                self._template = self._stack.enter_context(self._make_template())
-            self._parts = assemble(
+            driver.require(self.definition)
+            if warm and self._saved is None:
+                self._template = self._make_template()
+            held = hold(
                 self.definition,
                 self._accelerator_request,
                 self._shared_lease,
                 self._log_directory,
-                self._backend_module,
                 self._stack,
                 self._saved,
-                warm=warm,
             )
-            self._log_directory = self._parts.logs
-            self._devices = Devices(self.name, self._parts, self._wait_forgotten)
-            self._parts.record.addresses = self.addresses
-            self._set_state(DomainState.STARTING)
-            self._begin(self._parts)
+            self._log_directory = held.logs
+            if self.definition.driver_domain:
+                self._serving = self._serve(held)
+            self._stack.callback(self._with_qemu.close)
+            self._launch(held)
         except BaseException:
             self.destroy()
             raise
+
+    def _serve(self, held: Holdings) -> Serving:
+        record = held.record
+        serving = Serving(self.name, record.domid, Hands(self), record.driver_socket, held.logs / "clients.log")
+        self._stack.callback(serving.close)
+        return serving
+
+    def _launch(self, held: Holdings) -> None:
+        """Start what goes with a QEMU, and let the guest boot."""
+        self._parts = assemble(
+            self.definition,
+            held,
+            self._backend_module,
+            self._with_qemu,
+            self._saved,
+            warm=self._template is not None,
+        )
+        self._devices = Devices(self.name, self._parts, self._wait_forgotten)
+        held.record.addresses = self.addresses
+        self._set_state(DomainState.STARTING)
+        self._begin(self._parts)
+
+    def _wait_forgotten(self, device: Device) -> None:
+        """Wait until the guest's bus has removed a device that is gone: another one may come under its name."""
+        path = f"/sys/bus/pvbus/devices/{device.kind}-{self.parts.booted_domid}-{device.devid}"
+        argv = ["sh", "-c", 'while [ -e "$1" ]; do sleep 0.02; done', "sh", path]
+        self.session.execute(argv, timeout=FORGET_SECONDS).check()
 
     def _make_template(self) -> Saved:
         templates.require_possible(self.definition)
@@ -243,12 +285,6 @@ class DomainLife:
                 domain.save(file)
 
         return templates.template(self.definition, image, chosen, boot)
-
-    def _wait_forgotten(self, device: Device) -> None:
-        """Wait until the guest's bus has removed a device that is gone: another one may come under its name."""
-        path = f"/sys/bus/pvbus/devices/{device.kind}-{self.parts.booted_domid}-{device.devid}"
-        argv = ["sh", "-c", 'while [ -e "$1" ]; do sleep 0.02; done', "sh", path]
-        self._running.execute(argv, timeout=FORGET_SECONDS).check()
 
     def _begin(self, parts: Parts) -> None:
         """Let the guest run, from its boot or from where it was saved."""
@@ -266,6 +302,13 @@ class DomainLife:
         if parts.paravirtual is not None and self._saved is not None:
             parts.paravirtual.link.ring_granter()
 
+    def _forget_origin(self) -> None:
+        """From now on a guest of this domain boots."""
+        for origin in (self._saved, self._template):
+            if origin is not None:
+                origin.close()
+        self._saved = self._template = None
+
     async def _run(self, parts: Parts) -> None:
         self._session = Session(self.name, parts)
         await parts.qemu.cont()
@@ -278,19 +321,65 @@ class DomainLife:
         self._require(DomainState.STARTING)
         seconds = BOOT_SECONDS[self.accelerator.name] if timeout is None else timeout
         deadline = Deadline(seconds, f"the boot of domain {self.name} until agent and devices work")
-        session = self._running
+        session = self.session
         session.guarded(session.agent.ping(deadline), deadline)
         if self.parts.paravirtual is not None:
             self.parts.paravirtual.wait_connected(deadline, session.watched)
-            targets = [one.disk.target for one in self.parts.disks]
+            self._plugs.attach_served(deadline, session.watched)
+            targets = [one.disk.target for one in self.parts.disks if one.disk.model == "pv"]
+            targets += [disk.target for disk in self.parts.held.served_disks]
             session.execute(disks.wait_for(targets), timeout=deadline.left).check()
         if self._saved is not None or self._template is not None:
             # Its own went on from where it was.
             session.execute(["date", "-u", "-s", f"@{time.time():.0f}"], timeout=deadline.left).check()
-        if self._saved is None:
-            for card in self.parts.cards:
-                session.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
+        for number, card in enumerate(self.parts.cards if self._saved is None else ()):
+            bridge = self.definition.driver_domain and number == 0
+            configuration = networks.bridge_configuration if bridge else networks.configuration
+            session.execute(configuration(card, self.network), timeout=deadline.left).check()
         self._set_state(DomainState.RUNNING)
+        if self._serving is not None:
+            self._serving.up()
+        if self.definition.on_crash != "destroy" and self._crashes is None:
+            self._crashes = Crashes(self.name, self._wait_over, self._after_crash, restart=self._restarts)
+
+    # -- after a crash -------------------------------------------------------------------------------------------------
+
+    @property
+    def _restarts(self) -> bool:
+        return self.definition.on_crash == "restart"
+
+    def _wait_over(self) -> str:
+        return loop.run(self.session.monitor.wait_over())
+
+    def _after_crash(self, error: GuestError) -> None:
+        """Take apart what has gone with the QEMU, and start it anew if that is wanted.
+
+        :raise HarnessError: the domain does not come up again, or is being destroyed.
+        """
+        parts = self.parts
+        with (parts.logs / CRASHES).open("a") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {error}\n")
+        self._set_state(DomainState.STARTING if self._restarts else DomainState.CRASHED)
+        if self._serving is not None:
+            self._serving.down()
+        loop.run(self._quit(parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+        self._with_qemu.close()
+        if not self._restarts:
+            return
+        self._session = None
+        self._require_wanted()
+        self._forget_origin()
+        parts.record.restarts += 1
+        self._launch(parts.held)
+        # Who wants the end says so first, and then ends the session if there is one: it is seen here, or we are there.
+        self._require_wanted()
+        self.wait_ready()
+
+    def _require_wanted(self) -> None:
+        if self._ending.is_set():
+            raise UsageError(f"domain {self.name} was ended while it started anew")
+
+    # -- the end -------------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Stop its virtual CPUs."""
@@ -318,10 +407,8 @@ class DomainLife:
     def suspend(self, file: Path, timeout: float = SAVE_SECONDS) -> None:
         """As :meth:`save`, but the domain, whose QEMU has ended, is still to be destroyed."""
         self._require(DomainState.RUNNING)
-        if self._devices is None:
-            raise UsageError(f"domain {self.name} is {self.state}")
         deadline = Deadline(timeout, f"saving domain {self.name}")
-        saving.save(self.definition, self.parts, self._running, self._devices, file, deadline)
+        saving.save(self.definition, self.parts, self.session, self._plugs, file, deadline)
         self._saved_to = file
         self._set_state(DomainState.PAUSED)
         self.end()
@@ -341,7 +428,7 @@ class DomainLife:
         """
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"the shutdown of domain {self.name}")
-        session = self._running
+        session = self.session
         loop.get().call_soon_threadsafe(session.monitor.expect_end)
         session.guarded(session.agent.shutdown(deadline), deadline)
         session.guarded(session.monitor.wait_end(deadline), deadline)
@@ -349,30 +436,40 @@ class DomainLife:
     def wait_end(self) -> str:
         """Wait until the guest ends by itself, or another thread ends it; says in words how it did.
 
-        The domain is still to be destroyed.
+        The domain is still to be destroyed. One that starts anew after a crash has not ended, nor has one that is kept.
         """
-        how = loop.run(self._running.monitor.wait_over())
+        how = self._wait_over() if self._crashes is None else self._crashes.ended.result()
         return how if self._saved_to is None else f"it was saved to {self._saved_to}"
 
     def end(self) -> None:
         """Have QEMU end at once, which whoever is in :meth:`wait_end` hears of; the domain is still to be destroyed."""
-        loop.run(self._running.end())
+        self._ending.set()
+        if self._session is not None:
+            loop.run(self._session.end())
+        if self._crashes is not None:
+            self._crashes.give_up()
 
     def destroy(self) -> None:
         """End it at once and remove all of it but its logs. May be called in any state, and again."""
-        if self._parts is not None:
-            with suppress(HarnessError):
-                loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+        self._ending.set()
+        self._end_qemu()
+        if self._crashes is not None:
+            self._crashes.close()
+            # It may have been just about to start another.
+            self._end_qemu()
         self._set_state(DomainState.ENDED)
-        if self._saved is not None:
-            self._saved.close()
-            self._saved = None
+        self._forget_origin()
         self._stack.close()
         if self._parts is not None:
             # Also those that were attached later.
             for one in self._parts.disks:
                 one.release()
         self._parts = None
+
+    def _end_qemu(self) -> None:
+        if self._parts is not None:
+            with suppress(HarnessError):
+                loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
 
     async def _quit(self, parts: Parts) -> None:
         if self._session is not None:
@@ -381,7 +478,13 @@ class DomainLife:
             await parts.qemu.quit(Deadline(QUIT_SECONDS, f"the end of QEMU of domain {self.name}"))
 
     @property
-    def _running(self) -> Session:
+    def _plugs(self) -> Devices:
+        if self._devices is None:
+            raise UsageError(f"domain {self.name} is {self.state}")
+        return self._devices
+
+    @property
+    def session(self) -> Session:
         if self._session is None:
             raise UsageError(f"domain {self.name} is {self.state}")
         return self._session

@@ -20,7 +20,7 @@ from harness.domain.restoring import identify
 from harness.domain.saved import Writer
 from harness.domain.session import EXECUTE_GRACE, Session
 from harness.host.deadline import Deadline
-from harness.host.errors import HostError
+from harness.host.errors import HostError, UsageError
 from harness.hypervisor.layout import LINK_VERSION
 from harness.machine import loop, migration
 
@@ -34,8 +34,10 @@ def save(
 
     What its back ends had under way is asked of others again; everything that they have done is in the images.
 
+    :raise UsageError: such a domain cannot be saved.
     :raise HarnessError: it could not be saved; says why.
     """
+    _require_possible(definition, parts)
     with devices.at_rest(deadline, session.watched), Writer(file) as writer:
         # What the guest was doing when its devices were seen connected it has done by now.
         session.guarded(session.agent.ping(deadline), deadline)
@@ -66,16 +68,28 @@ def save(
             raise
 
 
+def _require_possible(definition: Definition, parts: Parts) -> None:
+    """Check that the domain is at the granting end of its only link: QEMU cannot save the memory of others."""
+    served = [*(disk.target for disk in parts.held.served_disks)]
+    served += [f"card {one.number}" for one in parts.cards if one.network.backend is not None]
+    if definition.driver_domain or served:
+        why = f"a driver domain serves {', '.join(served)}" if served else "it is a driver domain"
+        raise UsageError(
+            f"domain {definition.name} cannot be saved: {why}, over a link that stays behind",
+            hint="detach what driver domains serve, or shut the domain down",
+        )
+
+
 def versions(parts: Parts) -> dict[str, str]:
     """What the state of a domain is worth nothing without, by name."""
     qemu = loop.run(parts.qemu.version(), Deadline(QMP_SECONDS, "the version of QEMU"))
     found = {
-        "image": f"{parts.image.name} {parts.image.digest}",
+        "image": f"{parts.held.image.name} {parts.held.image.digest}",
         "QEMU": qemu,
-        "accelerator": parts.accelerator.name,
+        "accelerator": parts.held.accelerator.name,
         "link": str(LINK_VERSION),
     }
-    if parts.accelerator.name == "kvm":
+    if parts.held.accelerator.name == "kvm":
         # The guest has been shown the host's own processor.
         found["processor"] = processor()
     return found
@@ -108,6 +122,7 @@ def document(definition: Definition, disks: Sequence[AttachedDisk], cards: Seque
     written: dict[str, Any] = {
         "name": definition.name,
         "kind": definition.kind,
+        "on_crash": definition.on_crash,
         "image": definition.image,
         "memory": f"{definition.memory}MiB",
         "vcpus": definition.vcpus,

@@ -32,10 +32,10 @@ SUFFIX = ".guest"
 def require_possible(definition: Definition) -> None:
     """:raise UsageError: such a domain has to boot by itself."""
     models = {*(disk.model for disk in definition.disks), *(network.model for network in definition.networks)}
-    if definition.kind != "pv" or models - {"pv"}:
+    if definition.kind != "pv" or definition.driver_domain or models - {"pv"} or definition.backends:
         raise UsageError(
-            f"domain {definition.name} cannot start warm: its guest finds emulated devices while it boots",
-            hint="only domains whose devices are all of model pv can; let it boot",
+            f"domain {definition.name} cannot start warm: its guest finds devices while it boots",
+            hint="only domains that have devices of model pv, which Domain 0 serves, can; let it boot",
         )
 
 

@@ -21,6 +21,7 @@ from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, QMPClien
 from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestGone, UsageError
 from harness.host.process import Child, spawn
+from harness.machine import descriptors
 from harness.machine.command_line import Machine, command_line
 
 DYING_SECONDS = 5.0
@@ -55,6 +56,7 @@ class QemuProcess:
         self._qmp.register_listener(self.events)
         self._state = QemuState.PREPARED
         self._exit: asyncio.Future[int] | None = None
+        self._occupied = 0
 
     @classmethod
     def spawn(cls, machine: Machine, log: Path, env: Mapping[str, str] | None = None) -> QemuProcess:
@@ -191,8 +193,8 @@ class QemuProcess:
         :param name: of the device, for :meth:`detach_link`.
         :param link: what :meth:`Link.qemu_socket` gave; still the caller's to close.
         :param vectors: interrupt vectors that the device has.
-        :param granter: the machine is at that end, whose peer ID is 0: the link's memory is saved with its own. With
-            another link a machine cannot be saved.
+        :param granter: the machine is at that end, whose peer ID is 0, and has the link's memory saved with its own.
+            With a link that is not plugged in so, it cannot be saved.
         :raise qemu.qmp.ExecuteError: QEMU refused; then nothing of it is left.
         :raise DeadlineExpired: it did not answer.
         """
@@ -219,6 +221,15 @@ class QemuProcess:
         :raise DeadlineExpired: the guest did not let go. It still may.
         :raise GuestGone: QEMU ended.
         """
+        try:
+            doorbells = descriptors.eventfds(self.child.pid)
+            await self._unplug(name, deadline)
+            await self._occupy(doorbells - descriptors.opened(self.child.pid))
+        except FileNotFoundError as error:
+            raise GuestGone(f"QEMU of domain {self.name} ended") from error
+        await self.execute("chardev-remove", {"id": name})
+
+    async def _unplug(self, name: str, deadline: Deadline) -> None:
         with self._qmp.listener("DEVICE_DELETED") as deleted:
             await self.execute("device_del", {"id": name})
             gone = asyncio.ensure_future(self._wait_deleted(name, deleted))
@@ -230,7 +241,29 @@ class QemuProcess:
             finally:
                 gone.cancel()
                 ended.cancel()
-        await self.execute("chardev-remove", {"id": name})
+
+    async def _occupy(self, numbers: set[int]) -> None:
+        """Let QEMU never use again some numbers of descriptors that it has closed.
+
+        Without KVM it goes on to wait for what an unplugged ivshmem device had as its doorbells. Should anything else
+        get such a number and become readable, QEMU calls the device, whose memory is free by then.
+        """
+        spare = os.eventfd(0, os.EFD_CLOEXEC)
+        others = []
+        try:
+            known = descriptors.opened(self.child.pid)
+            while not numbers <= known:
+                self._occupied += 1
+                name = f"occupied-{self._occupied}"
+                await self.send_descriptor(name, spare)
+                now = descriptors.opened(self.child.pid)
+                if not now - known <= numbers:
+                    others.append(name)
+                known = now
+            for name in others:
+                await self.execute("closefd", {"fdname": name})
+        finally:
+            os.close(spare)
 
     @staticmethod
     async def _wait_deleted(name: str, deleted: EventListener) -> None:

@@ -38,6 +38,21 @@ struct link_grants {
 	struct delayed_work reclaim;
 };
 
+/* Who uses a reference of the other end's, see map.c. */
+struct link_pins {
+	u32 readers, writers;
+};
+
+/* What the grantee has mapped. */
+struct link_maps {
+	const u64 *table;		/* struct grant_entry_v1, one access each */
+	u8 *status;
+	spinlock_t lock;		/* all below, and the status bytes */
+	u32 nr_refs;			/* that the table has: it only grows */
+	u32 max_refs;
+	struct link_pins *pins;		/* by reference */
+};
+
 /* A message from the store, complete once all of it has been received. */
 struct store_message {
 	struct xsd_sockmsg header;
@@ -91,37 +106,77 @@ static inline bool store_is_up(struct store *store)
 	return READ_ONCE(store->state) == STORE_UP;
 }
 
+/* Nodes of one kind, "device" (frontends) or "backend", and what is made of them. */
+struct node_watch {
+	struct bus_link *bl;
+	struct pvbus_watch watch;
+	bool watching;
+};
+
+/*
+ * A link on which the domain has its store, or one of those to other domains that
+ * use this store. The latter come after the former and go before it.
+ */
 struct bus_link {
 	struct link link;
 	struct pci_dev *pdev;
 	struct dev_pagemap *pagemap;	/* NULL: its frames have no pages */
 	struct link_info info;		/* a private copy, checked */
-	u32 store_frame, store_port;
+	unsigned int me;		/* LINK_END_... that we are at */
+	u32 store_frame, store_port;	/* frame 0: no store, no console */
 	u32 console_frame, console_port;	/* frame 0: no console */
 	struct link_events events;
-	struct link_grants grants;
-	struct store store;
+	struct link_grants grants;	/* as the granter */
+	struct link_maps maps;		/* as the grantee */
+	struct store *store;		/* which may be another link's */
+	struct list_head list;		/* of all links */
 
+	/* By watch work: has it looked for nodes with this link there? */
+	bool scanned, first_scan;
+
+	/* The rest is for a link with a store. */
+	struct store own_store;
 	/* Devices: changed only by watch work, or when that has ended. */
-	struct work_struct watch_devices;
-	bool watching;
-	struct pvbus_watch device_watch;
-	struct list_head devices;
-	bool scanned;
+	struct work_struct watch_nodes, rescan;
+	struct node_watch frontends, backends;
+	struct list_head devices;	/* on this link and others */
 	u32 generation;			/* of the store's connection, then */
 	bool reconnected;		/* since the scan before this one */
 };
 
 #define to_bus_link(l) container_of(l, struct bus_link, link)
 
-/* Map the device's memory, of @size bytes, at bl->link.base. */
-int region_map(struct bus_link *bl, resource_size_t *size);
+static inline unsigned int link_other_end(const struct bus_link *bl)
+{
+	return 1 - bl->me;
+}
+
+static inline bool link_has_store(const struct bus_link *bl)
+{
+	return bl->store_frame;
+}
+
+/* The link that has the store which this one uses. */
+static inline struct bus_link *link_of_store(const struct bus_link *bl)
+{
+	return to_bus_link(bl->store->link);
+}
+
+/* Links, by link.c: under links_lock. */
+extern struct mutex links_lock;
+extern struct list_head links;
+
+/* Have the device's memory where it is of use, and mapped at bl->link.base. */
+int region_map(struct bus_link *bl);
 
 int events_start(struct bus_link *bl);
 void events_stop(struct bus_link *bl);
 
 int grants_start(struct bus_link *bl);
 void grants_stop(struct bus_link *bl);
+
+int maps_start(struct bus_link *bl);
+void maps_stop(struct bus_link *bl);
 
 int store_start(struct bus_link *bl);
 void store_stop(struct bus_link *bl);
@@ -178,6 +233,21 @@ void cancel_watch(struct pvbus_watch *watch);
 
 int devices_start(struct bus_link *bl);
 void devices_stop(struct bus_link *bl);
+
+/* For a device with a driver, which then is told of the other end's states. */
+int watch_otherend(struct pvbus_device *dev);
+
+/* The link is on the list: look for the devices that it makes possible. */
+void devices_look(struct bus_link *bl);
+
+/* A link without a store is off the list: remove its devices. */
+void devices_leave(struct bus_link *bl);
+
+/* What the first console alone has not: an other end that XenStore tells of. */
+static inline bool is_first_console(const struct pvbus_device *dev)
+{
+	return !*dev->otherend;
+}
 
 /* The idle state that looks at rings; for all links, before the first. */
 void idle_start(void);

@@ -6,9 +6,6 @@
 #include <linux/irq_work.h>
 #include "bus.h"
 
-#define ME	LINK_END_GRANTER
-#define OTHER	LINK_END_GRANTEE
-
 /* Counts events that brought work and events that did not. */
 struct link_throttle {
 	unsigned long since;	/* jiffy in which counting began */

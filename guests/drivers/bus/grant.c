@@ -80,7 +80,7 @@ int link_grant_alloc(struct link *link, u32 nr, u16 flags,
 	u32 first, i;
 
 	grant->nr = 0;
-	if (!nr)
+	if (!nr || to_bus_link(link)->me != LINK_END_GRANTER)
 		return -ENOSPC;
 	spin_lock(&g->lock);
 	do {

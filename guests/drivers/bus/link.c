@@ -13,8 +13,12 @@
 #define IVSHMEM_VENDOR		0x1af4
 #define IVSHMEM_DEVICE		0x1110
 #define IVSHMEM_BAR_REGS	0
+#define IVSHMEM_BAR_MEMORY	2
 
 #define PORTS_FRAMES (LINK_PORTS * sizeof(struct link_port) / XEN_PAGE_SIZE)
+
+DEFINE_MUTEX(links_lock);
+LIST_HEAD(links);
 
 /* A part of the region by its name in complaints. */
 struct area {
@@ -136,21 +140,35 @@ static int check_layout(struct bus_link *bl)
 			info->nr_grant_frames, info->max_grant_frames);
 		return -EINVAL;
 	}
-	if (!bl->console_frame)
+	if (!link_has_store(bl))
+		nr -= 2;
+	else if (!bl->console_frame)
 		nr--;
 	return check_areas(bl->link.dev, areas, nr, info->first_free_frame);
 }
 
-/* Read link info once, and believe none of it unchecked. */
-static int read_link_info(struct bus_link *bl, resource_size_t size)
+/* Which end has the device: the server has told it its peer ID. */
+static int find_end(struct bus_link *bl)
+{
+	u32 position = readl(bl->link.regs + LINK_REG_IVPOSITION);
+	const u16 *peer = bl->info.peer;
+
+	for (bl->me = 0; bl->me < 2; bl->me++)
+		if (position == peer[bl->me])
+			return 0;
+	dev_err(bl->link.dev, "peer %u is at neither end of this link (%u, %u)\n",
+		position, peer[LINK_END_GRANTER], peer[LINK_END_GRANTEE]);
+	return -ENODEV;
+}
+
+/* Believe nothing of link info unchecked. */
+static int check_link_info(struct bus_link *bl)
 {
 	struct device *dev = bl->link.dev;
 	struct link_info *info = &bl->info;
-	u32 position = readl(bl->link.regs + LINK_REG_IVPOSITION);
-	u32 nr_frames = size / XEN_PAGE_SIZE;
-
-	memcpy(info, bl->link.base + LINK_INFO_OFFSET, sizeof(*info));
-	barrier(); /* from here on only the copy is looked at */
+	u32 nr_frames = pci_resource_len(bl->pdev, IVSHMEM_BAR_MEMORY) /
+			XEN_PAGE_SIZE;
+	int err;
 
 	if (info->magic != LINK_MAGIC) {
 		dev_dbg(dev, "this ivshmem region is no link\n");
@@ -161,11 +179,9 @@ static int read_link_info(struct bus_link *bl, resource_size_t size)
 			info->version, LINK_VERSION);
 		return -EINVAL;
 	}
-	if (position != info->peer[LINK_END_GRANTER]) {
-		dev_err(dev, "peer %u is not the granter's end (%u) of this link\n",
-			position, info->peer[LINK_END_GRANTER]);
-		return -ENODEV;
-	}
+	err = find_end(bl);
+	if (err)
+		return err;
 	if (!info->nr_frames || info->nr_frames > nr_frames ||
 	    info->first_free_frame > info->nr_frames) {
 		dev_err(dev, "link info: %u frames, free ones from %u, but the region has %u\n",
@@ -177,8 +193,21 @@ static int read_link_info(struct bus_link *bl, resource_size_t size)
 		return -EINVAL;
 	}
 	bl->link.nr_frames = info->nr_frames;
-	bl->link.remote_domid = info->domid[LINK_END_GRANTEE];
+	bl->link.remote_domid = info->domid[link_other_end(bl)];
 	return 0;
+}
+
+/* Copy link info once; only the copy is looked at, except for what may change. */
+static int read_link_info(struct bus_link *bl)
+{
+	void *frame = memremap(pci_resource_start(bl->pdev, IVSHMEM_BAR_MEMORY),
+			       XEN_PAGE_SIZE, MEMREMAP_WB);
+
+	if (!frame)
+		return -ENOMEM;
+	memcpy(&bl->info, frame + LINK_INFO_OFFSET, sizeof(bl->info));
+	memunmap(frame);
+	return check_link_info(bl);
 }
 
 static int read_start_info(struct bus_link *bl)
@@ -201,30 +230,143 @@ static int read_start_info(struct bus_link *bl)
 	}
 	bl->store_frame = store;
 	bl->console_frame = console;
+	if (store ? bl->me != LINK_END_GRANTER : console) {
+		dev_err(bl->link.dev, "start info: a store is the granter's, and a console comes with it\n");
+		return -EINVAL;
+	}
 	return 0;
 }
 
 static int map_device(struct bus_link *bl)
 {
 	struct pci_dev *pdev = bl->pdev;
-	resource_size_t size;
 	int err;
 
-	err = region_map(bl, &size);
+	err = pcim_enable_device(pdev);
 	if (err)
 		return err;
+	if (pci_resource_len(pdev, IVSHMEM_BAR_MEMORY) < 2 * XEN_PAGE_SIZE)
+		return -ENODEV;
 	err = pcim_iomap_regions(pdev, BIT(IVSHMEM_BAR_REGS), "pvbus");
 	if (err)
 		return err;
 	bl->link.regs = pcim_iomap_table(pdev)[IVSHMEM_BAR_REGS];
 	bl->link.fence_by_mmio = runs_under_tcg();
-	err = read_link_info(bl, size);
+	err = read_link_info(bl);
+	if (err)
+		return err;
+	err = region_map(bl);
 	if (err)
 		return err;
 	err = read_start_info(bl);
 	if (err)
 		return err;
 	return check_layout(bl);
+}
+
+/* ---- links without a store --------------------------------------------- */
+
+/* The first link with a store. Under links_lock. */
+static struct bus_link *first_link(void)
+{
+	struct bus_link *bl;
+
+	list_for_each_entry(bl, &links, list)
+		if (link_has_store(bl))
+			return bl;
+	return NULL;
+}
+
+/*
+ * Use the store of the first link. From now on, and for as long as both devices
+ * are there, the driver core brings this one up after that one, and takes this
+ * one down first.
+ */
+static int borrow_store(struct bus_link *bl)
+{
+	struct bus_link *first;
+	struct device_link *order = NULL;
+
+	mutex_lock(&links_lock);
+	first = first_link();
+	if (first)
+		order = device_link_add(bl->link.dev, first->link.dev,
+					DL_FLAG_AUTOPROBE_CONSUMER);
+	mutex_unlock(&links_lock);
+	if (!first)
+		return -EPROBE_DEFER;
+	if (!order)
+		return -EINVAL;
+	/* Else it is going already, and does not wait for us any more. */
+	if (READ_ONCE(order->status) != DL_STATE_CONSUMER_PROBE)
+		return -EPROBE_DEFER;
+	if (bl->info.domid[bl->me] != first->info.domid[first->me]) {
+		dev_err(bl->link.dev, "this link is of domain %u, the first one of domain %u\n",
+			bl->info.domid[bl->me], first->info.domid[first->me]);
+		return -EINVAL;
+	}
+	bl->store = first->store;
+	return 0;
+}
+
+/* ---- coming and going -------------------------------------------------- */
+
+static int memory_start(struct bus_link *bl)
+{
+	return bl->me == LINK_END_GRANTER ? grants_start(bl) : maps_start(bl);
+}
+
+static void memory_stop(struct bus_link *bl)
+{
+	if (bl->me == LINK_END_GRANTER)
+		grants_stop(bl);
+	else
+		maps_stop(bl);
+}
+
+static void list_link(struct bus_link *bl)
+{
+	mutex_lock(&links_lock);
+	list_add_tail(&bl->list, &links);
+	mutex_unlock(&links_lock);
+}
+
+static void unlist_link(struct bus_link *bl)
+{
+	mutex_lock(&links_lock);
+	list_del(&bl->list);
+	mutex_unlock(&links_lock);
+}
+
+/* What there is on a link besides its memory and events. */
+static int users_start(struct bus_link *bl)
+{
+	int err;
+
+	if (link_has_store(bl)) {
+		err = store_start(bl);
+		if (err)
+			return err;
+		err = devices_start(bl);
+		if (err) {
+			store_stop(bl);
+			return err;
+		}
+	}
+	list_link(bl);
+	devices_look(bl);
+	return 0;
+}
+
+static void users_stop(struct bus_link *bl)
+{
+	unlist_link(bl);
+	if (!link_has_store(bl)) {
+		devices_leave(bl);
+		return;
+	}
+	devices_stop(bl);
+	store_stop(bl);
 }
 
 static int link_probe(struct pci_dev *pdev, const struct pci_device_id *id)
@@ -240,31 +382,29 @@ static int link_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	pci_set_drvdata(pdev, bl);
 
 	err = map_device(bl);
+	if (!err && !link_has_store(bl))
+		err = borrow_store(bl);
 	if (err)
 		return err;
-	err = grants_start(bl);
+	err = memory_start(bl);
 	if (err)
 		return err;
 	err = events_start(bl);
 	if (err)
-		goto out_grants;
-	err = store_start(bl);
+		goto out_memory;
+	err = users_start(bl);
 	if (err)
 		goto out_events;
-	err = devices_start(bl);
-	if (err)
-		goto out_store;
-	dev_info(&pdev->dev, "link to domain %u: %u frames, %u vectors\n",
-		 bl->link.remote_domid, bl->link.nr_frames,
-		 bl->events.nr_vectors);
+	dev_info(&pdev->dev, "link to domain %u, which %s: %u frames, %u vectors\n",
+		 bl->link.remote_domid,
+		 bl->me == LINK_END_GRANTER ? "maps" : "grants",
+		 bl->link.nr_frames, bl->events.nr_vectors);
 	return 0;
 
-out_store:
-	store_stop(bl);
 out_events:
 	events_stop(bl);
-out_grants:
-	grants_stop(bl);
+out_memory:
+	memory_stop(bl);
 	return err;
 }
 
@@ -272,10 +412,9 @@ static void link_remove(struct pci_dev *pdev)
 {
 	struct bus_link *bl = pci_get_drvdata(pdev);
 
-	devices_stop(bl);
-	store_stop(bl);
+	users_stop(bl);
 	events_stop(bl);
-	grants_stop(bl);
+	memory_stop(bl);
 }
 
 static const struct pci_device_id link_ids[] = {

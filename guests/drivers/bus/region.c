@@ -24,26 +24,61 @@ struct page *link_frame_page(struct link *link, u32 frame)
 EXPORT_SYMBOL_GPL(link_frame_page);
 
 /*
- * The firmware puts the region below 4 GiB, and marks what is there and not RAM
- * as uncachable: under KVM, depending on the processor, every access would then
- * go around the caches. Above 4 GiB there is no such mark.
+ * Where the region lies was chosen by the firmware, or by the kernel for a device
+ * that was plugged in. Returns whether it could be moved.
  */
-static void move_above_4g(struct pci_dev *pdev)
+static bool move(struct pci_dev *pdev, bool above)
 {
 	struct resource *res = &pdev->resource[IVSHMEM_BAR_MEMORY];
 	struct resource old = *res;
+	u16 command;
+	int err;
 
-	if (!(res->flags & IORESOURCE_MEM_64) || upper_32_bits(res->start))
-		return;
+	/* Half a new address and half an old one may be that of the RAM. */
+	pci_read_config_word(pdev, PCI_COMMAND, &command);
+	pci_write_config_word(pdev, PCI_COMMAND, command & ~PCI_COMMAND_MEMORY);
 	pci_release_resource(pdev, IVSHMEM_BAR_MEMORY);
-	if (!pci_assign_resource(pdev, IVSHMEM_BAR_MEMORY))
+	if (!above) {
+		/* As a 32-bit one it gets such an address. */
+		res->flags &= ~IORESOURCE_MEM_64;
+		pci_write_config_dword(pdev, PCI_BASE_ADDRESS_3, 0);
+	}
+	err = pci_assign_resource(pdev, IVSHMEM_BAR_MEMORY);
+	if (err) {
+		/* There is no room elsewhere; where it was, there is. */
+		res->start = old.start;
+		res->end = old.end;
+		res->flags = old.flags;
+		pci_write_config_dword(pdev, PCI_BASE_ADDRESS_3,
+				       upper_32_bits(old.start));
+		if (pci_claim_resource(pdev, IVSHMEM_BAR_MEMORY))
+			dev_warn(&pdev->dev, "lost the place of the region\n");
+	}
+	res->flags |= IORESOURCE_MEM_64;
+	pci_write_config_word(pdev, PCI_COMMAND, command);
+	return !err;
+}
+
+/*
+ * Below 4 GiB the firmware marks what is there and not RAM as uncachable: under
+ * KVM, depending on the processor, every access would then go around the caches.
+ * Above 4 GiB there is no such mark.
+ *
+ * But a driver domain has its disk read into the region, and the IDE controller
+ * cannot reach above 4 GiB. The kernel would copy by way of bounce buffers, which
+ * a guest with little memory has not got, so every such request would fail. TCG
+ * knows no caches: with it, the grantee's region has to be below.
+ */
+static void place_region(struct bus_link *bl)
+{
+	bool above = bl->me == LINK_END_GRANTER || !bl->link.fence_by_mmio;
+	struct resource *res = &bl->pdev->resource[IVSHMEM_BAR_MEMORY];
+
+	if (!(res->flags & IORESOURCE_MEM_64) ||
+	    above == (upper_32_bits(res->start) != 0))
 		return;
-	/* There is no room elsewhere; where it was, there is. */
-	res->start = old.start;
-	res->end = old.end;
-	res->flags = old.flags;
-	if (pci_claim_resource(pdev, IVSHMEM_BAR_MEMORY))
-		dev_warn(&pdev->dev, "lost the place of the region\n");
+	if (!move(bl->pdev, above) && !above)
+		dev_warn(&bl->pdev->dev, "no room for the region below 4 GiB: disks that cannot reach above fail\n");
 }
 
 /* Does somebody hold a frame, such as a socket that nobody reads from? */
@@ -100,26 +135,20 @@ static void *map_pages(struct bus_link *bl, struct resource *res)
 	return base;
 }
 
-int region_map(struct bus_link *bl, resource_size_t *size)
+int region_map(struct bus_link *bl)
 {
 	struct pci_dev *pdev = bl->pdev;
 	struct resource *res = &pdev->resource[IVSHMEM_BAR_MEMORY];
 	int err;
 
-	*size = resource_size(res);
-	if (*size < 2 * XEN_PAGE_SIZE)
-		return -ENODEV;
-	move_above_4g(pdev);
-	err = pcim_enable_device(pdev);
-	if (err)
-		return err;
+	place_region(bl);
 	err = pci_request_region(pdev, IVSHMEM_BAR_MEMORY, "pvbus");
 	if (err)
 		return err;
 	bl->link.base = map_pages(bl, res);
 	if (bl->link.base)
 		return devm_add_action_or_reset(&pdev->dev, unmap_pages, bl);
-	bl->link.base = devm_memremap(&pdev->dev, res->start, *size,
-				      MEMREMAP_WB);
+	bl->link.base = devm_memremap(&pdev->dev, res->start,
+				      resource_size(res), MEMREMAP_WB);
 	return PTR_ERR_OR_ZERO(bl->link.base);
 }

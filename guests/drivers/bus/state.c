@@ -108,7 +108,7 @@ void pvbus_wait_closed(struct pvbus_device *dev)
 					  READ_ONCE(watch->events) != events,
 					  left);
 	} while (left);
-	dev_warn(&dev->dev, "the backend stays in state %s\n",
+	dev_warn(&dev->dev, "the other end stays in state %s\n",
 		 state_name(state));
 }
 EXPORT_SYMBOL_GPL(pvbus_wait_closed);

@@ -209,9 +209,10 @@ static void free_queues(struct store *store)
 
 int store_start(struct bus_link *bl)
 {
-	struct store *store = &bl->store;
+	struct store *store = &bl->own_store;
 	int err = -ENOMEM;
 
+	bl->store = store;
 	store->link = &bl->link;
 	store->ring = link_frame_addr(&bl->link, bl->store_frame);
 	store->port = bl->store_port;
@@ -249,7 +250,7 @@ out_queues:
 
 void store_stop(struct bus_link *bl)
 {
-	struct store *store = &bl->store;
+	struct store *store = &bl->own_store;
 
 	WRITE_ONCE(store->state, STORE_STOPPED);
 	wake_up_all(&store->wait);

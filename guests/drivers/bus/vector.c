@@ -78,7 +78,7 @@ static void run_handler(struct link_channel *c)
 /* Run the handlers of all pending ports of a vector; were there any? */
 static bool scan_vector(struct link_vector *v)
 {
-	u8 *pending = v->bl->events.pending[ME];
+	u8 *pending = v->bl->events.pending[v->bl->me];
 	struct link_channel *c;
 	unsigned long flags;
 	bool found = false;
@@ -210,7 +210,7 @@ int vectors_start(struct bus_link *bl)
 	int nr, err;
 
 	pci_set_master(bl->pdev);
-	nr = pci_alloc_irq_vectors(bl->pdev, 1, bl->info.vectors[ME],
+	nr = pci_alloc_irq_vectors(bl->pdev, 1, bl->info.vectors[bl->me],
 				   PCI_IRQ_MSIX);
 	if (nr < 0) {
 		dev_err(bl->link.dev, "no MSI-X vector: error %d\n", nr);

@@ -82,7 +82,7 @@ static int finish(struct store_message *msg)
 
 static int watch_request(struct pvbus_watch *watch, enum xsd_sockmsg_type type)
 {
-	struct store *store = &to_bus_link(watch->link)->store;
+	struct store *store = to_bus_link(watch->link)->store;
 	struct watch_request r;
 	int err;
 
@@ -142,7 +142,7 @@ static void forget(struct store *store, struct pvbus_watch *watch)
 
 int pvbus_register_watch(struct link *link, struct pvbus_watch *watch)
 {
-	struct store *store = &to_bus_link(link)->store;
+	struct store *store = to_bus_link(link)->store;
 	int err;
 
 	watch->link = link;
@@ -172,7 +172,7 @@ void cancel_watch(struct pvbus_watch *watch)
 
 void pvbus_unregister_watch(struct pvbus_watch *watch)
 {
-	struct store *store = &to_bus_link(watch->link)->store;
+	struct store *store = to_bus_link(watch->link)->store;
 
 	forget(store, watch);
 	/* Should this fail, its events find no watch any more. */

@@ -8,7 +8,7 @@
 
 static struct store *store_of(struct link *link)
 {
-	return &to_bus_link(link)->store;
+	return to_bus_link(link)->store;
 }
 
 /* A request whose first string is a path; @value follows without a NUL. */

@@ -124,6 +124,32 @@ static int pvnet_reconnect(struct pvnet *np)
 	return pvnet_connect(np, XenbusStateInitialised);
 }
 
+/* The backend's node is not there, as far as we may know. */
+static bool pvnet_backend_is_gone(struct pvnet *np)
+{
+	char *state = pvbus_read(np->dev->link, PVBUS_NIL, np->dev->otherend,
+				 "state", NULL);
+
+	if (IS_ERR(state))
+		return PTR_ERR(state) == -ENOENT || PTR_ERR(state) == -EACCES;
+	kfree(state);
+	return false;
+}
+
+/*
+ * The backend's node went with the domain that it was in. The device stays, as if
+ * it had never been connected: the next backend is not to take what it finds of
+ * ours for something that is meant for it.
+ */
+static void pvnet_backend_vanished(struct pvnet *np)
+{
+	if (!np->connected || !pvnet_backend_is_gone(np))
+		return;
+	netdev_info(np->netdev, "the backend is gone\n");
+	pvnet_disconnect(np);
+	pvbus_switch_state(np->dev, XenbusStateInitialising);
+}
+
 /* The backend handles packets from when it says that it is connected. */
 static void pvnet_carrier_on(struct pvnet *np)
 {
@@ -176,6 +202,10 @@ static void pvnet_otherend_changed(struct pvbus_device *dev,
 		pvnet_disconnect(np);
 		if (dev->state != XenbusStateClosed)
 			pvbus_switch_state(dev, XenbusStateClosed);
+		break;
+	case XenbusStateUnknown:
+		if (!np->broken)
+			pvnet_backend_vanished(np);
 		break;
 	default:
 		break;
