@@ -69,7 +69,7 @@ def add_parsers(verbs: Subparsers) -> None:
 def _create(arguments: argparse.Namespace) -> None:
     wanted = start_order(definitions(arguments), driver.running())
     for one in wanted:
-        supervisor.prepare(one, arguments.accel)
+        supervisor.prepare(one, arguments.accel, warm=arguments.warm)
     for one in wanted:
         with step(f"{'Starting' if arguments.warm else 'Booting'} domain {one.name}"):
             supervisor.create(one, arguments.accel, warm=arguments.warm)

@@ -56,6 +56,7 @@ class Parts:
     :param booted_domid: under which the guest came up, and by which it calls its devices.
     :param paravirtual: link, store nodes and backend; None in an unmodified guest.
     :param served: the driver domains that serve it besides; none before the guest runs.
+    :param machine: what its QEMU is to be; descriptors in it are QEMU's.
     :param console: our end of the guest's first serial port.
     :param agent: our end of its second.
     """
@@ -64,6 +65,7 @@ class Parts:
     booted_domid: int
     paravirtual: Paravirtual | None
     served: Served
+    machine: Machine
     qemu: QemuProcess
     console: socket.socket
     agent: socket.socket
@@ -138,7 +140,8 @@ def assemble(
     :param backend: the Python module to run as the backend process of a paravirtual domain.
     :param stack: takes it apart again, also when this fails half way.
     :param saved: what the domain is to go on from; QEMU then waits for its state.
-    :param warm: QEMU waits for the state of a guest that has booted without a link, which is to be plugged in then.
+    :param warm: QEMU waits for the state of a guest that has booted without devices; what the machine has besides, and
+        the link, is to be plugged in then.
     :raise HarnessError: something is missing, in use, or does not start.
     """
     record, image = held.record, held.image
@@ -162,6 +165,7 @@ def assemble(
             networks=_machine_networks(held, stack, handed_over),
             links=() if warm else _machine_links(paravirtual, handed_over),
             incoming=warm or saved is not None,
+            bare=warm,
         )
         qemu = QemuProcess.spawn(machine, held.logs / "qemu.log", env=records.environment(record.domid))
     stack.callback(qemu.child.kill)
@@ -169,7 +173,7 @@ def assemble(
     record.write()
     served = stack.enter_context(Served(record, qemu, held.logs / "driver-domains.log"))
     booted_domid = record.domid if saved is None else saved.domid
-    return Parts(held, booted_domid, paravirtual, served, qemu, console[0], agent[0])
+    return Parts(held, booted_domid, paravirtual, served, machine, qemu, console[0], agent[0])
 
 
 def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:

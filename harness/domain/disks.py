@@ -70,6 +70,12 @@ def wait_for(targets: Iterable[str]) -> list[str]:
     return ["sh", "-c", script, "sh", *targets]
 
 
+def wait_for_virtio(targets: Iterable[str]) -> list[str]:
+    """The command that ends when the guest has found some virtio disks, and read their partitions."""
+    script = 'for disk; do until grep -qx "$disk" /sys/block/vd*/serial 2>/dev/null; do sleep 0.02; done; done'
+    return ["sh", "-c", script, "sh", *targets]
+
+
 LIST_SCSI_DISKS = ["sh", "-c", "for disk in /sys/block/sd*; do readlink -f $disk; done"]
 """The command whose output tells where each SCSI disk of a guest, which IDE disks are to libata, is plugged in."""
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from qemu.qmp import QMPError
+
 from harness.backend import launch as backend_launch
 from harness.backend.network_client import NetworkClient
 from harness.bus.devices import Device
@@ -21,12 +23,13 @@ from harness.domain.definition import Definition
 from harness.domain.devices import Devices
 from harness.domain.hands import Hands
 from harness.domain.leases import Lease
+from harness.domain.paravirtual import Paravirtual
 from harness.domain.restoring import Saved
 from harness.domain.serving import Serving
 from harness.domain.session import QUIT_SECONDS, Session
 from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
-from harness.host.errors import GuestError, HarnessError, UsageError
+from harness.host.errors import GuestError, HarnessError, HostError, UsageError
 from harness.image.build import BuiltImage, build
 from harness.machine import loop, migration
 from harness.machine.accelerator import Accelerator, choose
@@ -94,6 +97,7 @@ class DomainLife:
         self._backend_module = backend
         self._saved = saved
         self._template: Saved | None = None
+        self._reserve: Saved | None = None
         self._saved_to: Path | None = None
         self._stack = ExitStack()
         self._with_qemu = ExitStack()
@@ -217,6 +221,16 @@ class DomainLife:
         self.launch(warm=warm)
         self.wait_ready()
 
+    def prepare(self, *, warm: bool = False) -> None:
+        """Do now what takes its time only once on a machine: build the image, probe the accelerator, boot a template.
+
+        :param warm: as for :meth:`launch`.
+        """
+        build(self.definition.image)
+        choose(self._accelerator_request)
+        if self._needs_template(warm=warm):
+            self._make_template().close()
+
     def launch(self, *, warm: bool = False) -> None:
         """Start its processes and let the guest boot; does not wait for the guest.
 
@@ -228,8 +242,9 @@ class DomainLife:
         self.state = DomainState.STARTING
         try:
             driver.require(self.definition)
-            if warm:
-                self._template = self._make_template()
+            if self._needs_template(warm=warm):
+                self._reserve = self._stack.enter_context(self._make_template())
+            self._template = self._reserve if warm else None
             held = hold(
                 self.definition,
                 self._accelerator_request,
@@ -252,6 +267,10 @@ class DomainLife:
         serving = Serving(self.name, record.domid, Hands(self), record.driver_socket, held.logs / "clients.log")
         self._stack.callback(serving.close)
         return serving
+
+    def _needs_template(self, *, warm: bool) -> bool:
+        """Whether the guest is to go on from a template, now or after a crash, when whoever it serves waits for it."""
+        return warm or (self._restarts and templates.is_possible(self.definition))
 
     def _make_template(self) -> Saved:
         templates.require_possible(self.definition)
@@ -281,11 +300,20 @@ class DomainLife:
             loop.run(migration.load(parts.qemu, origin.state(), deadline))
         if parts.paravirtual is not None:
             if warm:
-                parts.paravirtual.plug_in(parts.qemu, Deadline(QMP_SECONDS, f"the link of domain {self.name}"))
+                self._plug_in(parts, parts.paravirtual)
             parts.paravirtual.introduce(restored=self._saved is not None)
         loop.run(self._run(parts))
         if parts.paravirtual is not None and self._saved is not None:
             parts.paravirtual.link.ring_granter()
+
+    def _plug_in(self, parts: Parts, paravirtual: Paravirtual) -> None:
+        """Plug in what the guest of a template has not got."""
+        deadline = Deadline(QMP_SECONDS, f"QEMU of domain {self.name} to take its devices")
+        paravirtual.plug_in(parts.qemu, deadline)
+        try:
+            loop.run(parts.qemu.plug_in(parts.machine, deadline))
+        except QMPError as error:
+            raise HostError(f"QEMU of domain {self.name} does not take its devices: {error}") from error
 
     async def _run(self, parts: Parts) -> None:
         self._session = Session(self.name, parts)
@@ -313,6 +341,8 @@ class DomainLife:
             targets = [one.disk.target for one in self.parts.disks if one.disk.model == "pv"]
             targets += [disk.target for disk in self.parts.held.served_disks]
             session.execute(disks.wait_for(targets), timeout=deadline.left).check()
+        if self._template is not None:
+            self._wait_plugged(session, deadline)
         if self._saved is not None or self._template is not None:
             # Its own went on from where it was.
             session.execute(["date", "-u", "-s", f"@{time.time():.0f}"], timeout=deadline.left).check()
@@ -323,6 +353,13 @@ class DomainLife:
             self._serving.up()
         if self.definition.on_crash != "destroy" and self._crashes is None:
             self._crashes = Crashes(self.name, self._wait_over, self._after_crash, restart=self._restarts)
+
+    def _wait_plugged(self, session: Session, deadline: Deadline) -> None:
+        """Wait until the guest has found the devices of its machine, which it had not got when it booted."""
+        found = [one.disk.target for one in self.parts.disks if one.disk.model != "pv"]
+        session.execute(disks.wait_for_virtio(found), timeout=deadline.left).check()
+        cards = [one for one in self.parts.cards if one.network.model != "pv"]
+        session.execute(networks.wait_for(cards), timeout=deadline.left).check()
 
     def _configure_cards(self, session: Session, deadline: Deadline) -> None:
         for number, card in enumerate(self.parts.cards):
@@ -357,18 +394,18 @@ class DomainLife:
         self._session = None
         self._require_wanted()
         # Its images are no longer what the guest that was saved knew.
-        self._close_origin()
+        self._close_saved()
+        self._template = self._reserve
         parts.record.restarts += 1
         self._launch(parts.held)
         # Who wants the end says so first, and then ends the session if there is one: it is seen here, or we are there.
         self._require_wanted()
         self.wait_ready()
 
-    def _close_origin(self) -> None:
-        for origin in (self._saved, self._template):
-            if origin is not None:
-                origin.close()
-        self._saved = self._template = None
+    def _close_saved(self) -> None:
+        if self._saved is not None:
+            self._saved.close()
+            self._saved = None
 
     def _require_wanted(self) -> None:
         if self._ending.is_set():
@@ -455,7 +492,7 @@ class DomainLife:
             # It may have been just about to start another.
             self._end_qemu()
         self._set_state(DomainState.ENDED)
-        self._close_origin()
+        self._close_saved()
         self._stack.close()
         if self._parts is not None:
             # Also those that were attached later.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -93,6 +93,12 @@ done
 echo "no network card has the address $1" >&2
 exit 1
 """
+
+
+def wait_for(cards: Iterable[AttachedNetwork]) -> list[str]:
+    """The command that ends when the guest has found some cards."""
+    script = 'for mac; do until grep -qx "$mac" /sys/class/net/*/address; do sleep 0.02; done; done'
+    return ["sh", "-c", script, "sh", *(one.lease.mac for one in cards)]
 
 
 def bridge_configuration(one: AttachedNetwork, client: NetworkClient) -> list[str]:

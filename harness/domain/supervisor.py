@@ -26,18 +26,15 @@ from harness.domain.domain import Domain
 from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestGone, HarnessError
 from harness.host.process import Child, spawn
-from harness.image.build import build
-from harness.machine.accelerator import choose
 
 LEAVE_SECONDS = 20.0
 """What a supervisor gets to take apart a domain that nobody wants any more."""
 ROLE = "supervisor"
 
 
-def prepare(definition: Definition, accelerator: str) -> None:
-    """Do now, and show it here, what takes its time only once on a machine: build the image, probe the accelerator."""
-    build(definition.image)
-    choose(accelerator)
+def prepare(definition: Definition, accelerator: str, *, warm: bool = False) -> None:
+    """Do now, and show it here, what takes its time only once on a machine; see :meth:`Domain.prepare`."""
+    Domain(definition, accelerator=accelerator).prepare(warm=warm)
 
 
 def create(definition: Definition, accelerator: str, *, restore: bool = False, warm: bool = False) -> None:

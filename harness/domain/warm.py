@@ -1,7 +1,7 @@
 """Guests that have booted already: a template of each kind, saved in the cache, from which domains go on.
 
-A template is a guest without disks and cards, and without a link, which is plugged in when a paravirtual domain goes on
-from it. So it fits every such domain of the same image, memory and number of processors.
+A template is a guest without disks and cards, and without a link: those are plugged in when a paravirtual domain goes
+on from it. So it fits every such domain of the same image, memory and number of processors, and has seen no disk yet.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ VERSION_SECONDS = 30.0
 SUFFIX = ".guest"
 
 
+def is_possible(definition: Definition) -> bool:
+    """Whether such a domain need not boot by itself: its devices can be plugged in."""
+    models = {*(disk.model for disk in definition.disks), *(network.model for network in definition.networks)}
+    return definition.kind == "pv" and models <= {"pv", "virtio"}
+
+
 def require_possible(definition: Definition) -> None:
     """:raise UsageError: such a domain has to boot by itself."""
-    models = {*(disk.model for disk in definition.disks), *(network.model for network in definition.networks)}
-    if definition.kind != "pv" or models - {"pv"}:
+    if not is_possible(definition):
         raise UsageError(
             f"domain {definition.name} cannot start warm: its guest finds emulated devices while it boots",
-            hint="only domains whose devices are all of model pv can; let it boot",
+            hint="only domains of kind pv, with devices of model pv or virtio, can; let it boot",
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 QEMU = "qemu-system-x86_64"
 
@@ -90,6 +90,7 @@ class Machine:
     :param agent_fd: socket of the second serial port, ttyS1.
     :param kernel_arguments: appended to those that every guest gets.
     :param incoming: the guest is not to boot, but to go on from a state that :mod:`harness.machine.migration` loads.
+    :param bare: disks and cards are not there from the start, but plugged in later, by :meth:`QemuProcess.plug_in`.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Machine:
     links: tuple[MachineLink, ...] = ()
     kernel_arguments: tuple[str, ...] = field(default=())
     incoming: bool = False
+    bare: bool = False
 
     def descriptors(self) -> list[int]:
         """The descriptors QEMU has to inherit."""
@@ -141,7 +143,13 @@ def _serial_port(name: str, fd: int) -> list[str]:
     return ["-chardev", f"socket,id={name},fd={fd}", "-serial", f"chardev:{name}"]
 
 
-def _disk(disk: MachineDisk) -> list[str]:
+def sorted_disks(machine: Machine) -> list[MachineDisk]:
+    """The disks in the order in which the guest is to find them: virtio ones get their letters by it."""
+    return sorted(machine.disks, key=lambda disk: disk.target)
+
+
+def disk_objects(disk: MachineDisk) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a disk is to QEMU: its image and its device."""
     node = f"disk-{disk.target}"
     image = {
         "driver": "raw",
@@ -170,13 +178,21 @@ def _disk(disk: MachineDisk) -> list[str]:
         device |= {"driver": "ide-hd", "bus": f"ide.{position // 2}", "unit": position % 2}
     else:
         device |= {"driver": "virtio-blk-pci"}
-    return ["-blockdev", json.dumps(image), "-device", json.dumps(device)]
+    return image, device
 
 
-def _network(number: int, network: MachineNetwork) -> list[str]:
-    # An empty romfile leaves out the card's network boot ROM, which only costs time.
-    device = f"{NIC_DEVICES[network.model]},id=net{number},netdev=tap{number},mac={network.mac},romfile="
-    return ["-netdev", f"tap,id=tap{number},fd={network.tap_fd},vhost=off", "-device", device]
+def network_objects(number: int, network: MachineNetwork) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a card is to QEMU: its port and its device."""
+    port = {"type": "tap", "id": f"tap{number}", "fd": str(network.tap_fd), "vhost": False}
+    device = {
+        "driver": NIC_DEVICES[network.model],
+        "id": f"net{number}",
+        "netdev": f"tap{number}",
+        "mac": network.mac,
+        # Empty, it leaves out the card's network boot ROM, which only costs time.
+        "romfile": "",
+    }
+    return port, device
 
 
 def _link(number: int, link: MachineLink) -> list[str]:
@@ -208,9 +224,15 @@ def command_line(machine: Machine, qmp_fd: int) -> list[str]:
     ]
     for link_number, link in enumerate(machine.links):
         arguments += _link(link_number, link)
-    # A guest gives virtio disks their letters in the order it finds them on the bus.
-    for disk in sorted(machine.disks, key=lambda disk: disk.target):
-        arguments += _disk(disk)
-    for network_number, network in enumerate(machine.networks):
-        arguments += _network(network_number, network)
+    return arguments if machine.bare else arguments + _devices(machine)
+
+
+def _devices(machine: Machine) -> list[str]:
+    arguments = []
+    for disk in sorted_disks(machine):
+        image, device = disk_objects(disk)
+        arguments += ["-blockdev", json.dumps(image), "-device", json.dumps(device)]
+    for number, network in enumerate(machine.networks):
+        port, device = network_objects(number, network)
+        arguments += ["-netdev", json.dumps(port), "-device", json.dumps(device)]
     return arguments

@@ -22,7 +22,7 @@ from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestGone, UsageError
 from harness.host.process import Child, spawn
 from harness.machine import descriptors
-from harness.machine.command_line import Machine, command_line
+from harness.machine.command_line import Machine, command_line, disk_objects, network_objects, sorted_disks
 
 DYING_SECONDS = 5.0
 """How long a QEMU that has closed its QMP socket may take to be gone, so that its exit status can be told."""
@@ -184,6 +184,25 @@ class QemuProcess:
             raise GuestGone(f"QEMU of domain {self.name} is gone: descriptor {name} was not sent")
         self._qmp.send_fd_scm(descriptor)
         await self.execute("getfd", {"fdname": name})
+
+    async def plug_in(self, machine: Machine, deadline: Deadline) -> None:
+        """Plug in the disks and cards of a machine that was made bare, in the order in which it would have had them.
+
+        :raise qemu.qmp.ExecuteError: QEMU refused one.
+        :raise DeadlineExpired: it did not answer.
+        """
+        try:
+            async with asyncio.timeout(deadline.left):
+                for disk in sorted_disks(machine):
+                    image, device = disk_objects(disk)
+                    await self.execute("blockdev-add", image)
+                    await self.execute("device_add", device)
+                for number, network in enumerate(machine.networks):
+                    port, device = network_objects(number, network)
+                    await self.execute("netdev_add", port)
+                    await self.execute("device_add", device)
+        except TimeoutError:
+            raise deadline.error() from None
 
     async def attach_link(
         self, name: str, link: socket.socket, vectors: int, deadline: Deadline, *, granter: bool = False

@@ -135,7 +135,10 @@ def test_networks_and_links() -> None:
         links=(MachineLink(30), MachineLink(31, vectors=4)),
     )
     argv = command_line(machine, 12)
-    assert values(argv, "-netdev") == ["tap,id=tap0,fd=20,vhost=off", "tap,id=tap1,fd=21,vhost=off"]
+    assert [json.loads(port) for port in values(argv, "-netdev")] == [
+        {"type": "tap", "id": "tap0", "fd": "20", "vhost": False},
+        {"type": "tap", "id": "tap1", "fd": "21", "vhost": False},
+    ]
     found = devices(argv)
     drivers = [device["driver"] for device in found]
     assert drivers == ["pvpanic-pci", "vmgenid", "ivshmem-doorbell", "ivshmem-doorbell", "ne2k_pci", "virtio-net-pci"]
@@ -143,6 +146,19 @@ def test_networks_and_links() -> None:
     assert [device["mac"] for device in found[4:]] == ["52:54:00:00:00:01", "52:54:00:00:00:02"]
     assert values(argv, "-chardev")[3:] == ["socket,id=link0,fd=30", "socket,id=link1,fd=31"]
     assert machine.descriptors() == [10, 11, 20, 21, 30, 31]
+
+
+def test_what_is_plugged_in_later_leaves_its_descriptors() -> None:
+    machine = replace(
+        BARE,
+        disks=(MachineDisk("virtio", "vda", Path("/a"), lease_fds=(40,)),),
+        networks=(MachineNetwork("virtio", "52:54:00:00:00:02", 21),),
+        bare=True,
+    )
+    argv = command_line(machine, 12)
+    assert len(devices(argv)) == len(devices(command_line(BARE, 12)))
+    assert not values(argv, "-blockdev") + values(argv, "-netdev")
+    assert machine.descriptors() == [10, 11, 40, 21]
 
 
 def test_lock_of_an_image_is_inherited_for_as_long_as_qemu_runs() -> None:
@@ -154,4 +170,5 @@ def test_descriptors_named_on_the_command_line_are_those_to_inherit() -> None:
     machine = replace(BARE, networks=(MachineNetwork("e1000", "52:54:00:00:00:01", 20),), links=(MachineLink(30),))
     argv = command_line(machine, 12)
     named = {int(word.split("=")[1]) for value in argv for word in value.split(",") if word.startswith("fd=")}
+    named |= {int(json.loads(port)["fd"]) for port in values(argv, "-netdev")}
     assert named == {*machine.descriptors(), 12}
