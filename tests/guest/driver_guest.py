@@ -98,10 +98,7 @@ class DriverGuest(GuestSide):
         return self.add_storage(target, self.device_file(self.take(image)), **disk)
 
     def add_storage(self, target: str, device: str, **disk: Any) -> Device:  # noqa: ANN401 - likewise
-        """A disk that is kept on a device of the driver domain.
-
-        One that is there already only gets its backend again.
-        """
+        """A disk that is kept on a device of the driver domain."""
         storage = Storage(self.domain.domid, device, (0, 0))
         return toolstack.add_vbd(self.store, self.domid, target, Path(device), storage=storage, **disk)
 
