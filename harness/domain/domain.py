@@ -103,14 +103,22 @@ class Domain(DomainLife):
             guard=self.session.watched,
         )
 
+    @property
+    def targets(self) -> list[str]:
+        """The names of all disks that it has now."""
+        return [disk.target for disk in self._all_disks]
+
+    @property
+    def _all_disks(self) -> list[Disk]:
+        return [*(one.disk for one in self.parts.disks), *self.parts.held.served_disks]
+
     def device(self, target: str) -> str:
         """The guest's device file of a disk.
 
         :param target: of the disk, as in the definition.
         :raise UsageError: the domain has no such disk.
         """
-        known = [*(one.disk for one in self.parts.disks), *self.parts.held.served_disks]
-        disk = next((one for one in known if one.target == target), None)
+        disk = next((one for one in self._all_disks if one.target == target), None)
         if disk is None:
             raise UsageError(f"domain {self.name} has no disk {target}")
         if disk.model == "ide":

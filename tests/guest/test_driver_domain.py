@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,11 @@ from tests.guest.driven import (
     driver_definition,
     image,
     linked_domains,
+    make_file,
     served_definition,
     wait_for_links,
 )
 
-BLOCK_SIZE = 64 << 10
 WRITE = """
 head -c "$2" /dev/urandom >/tmp/data && dd if=/tmp/data of="$1" bs=64k conv=fsync status=none && sha256sum /tmp/data
 """
@@ -74,13 +73,12 @@ def test_a_disk_has_the_size_that_it_has_there(driver: Domain, guest: Domain) ->
 
 
 def test_a_file_there_is_a_disk_here(driver: Domain, guest: Domain, attach_disk: AttachDisk) -> None:
-    content = os.urandom(MIB)
-    driver.write_file("/tmp/data.img", content)
+    content = make_file(driver, "/tmp/data.img")
     device = attach_disk(guest, "xvdb", path="/tmp/data.img", backend=driver.name)
     read = guest.execute(["sha256sum", device]).check().text.split()[0]
-    assert read == hashlib.sha256(content).hexdigest()
-    written = write(guest, device, BLOCK_SIZE)
-    assert hashlib.sha256(driver.read_file("/tmp/data.img")[:BLOCK_SIZE]).hexdigest() == written
+    assert read == content
+    written = write(guest, device, MIB)
+    assert driver.execute(["sha256sum", "/tmp/data.img"]).check().text.split()[0] == written
     guest.detach_disk("xvdb")
     assert driver.execute(["losetup", "-a"]).check().text == ""
 
@@ -88,7 +86,7 @@ def test_a_file_there_is_a_disk_here(driver: Domain, guest: Domain, attach_disk:
 def test_a_read_only_disk_is_that_in_the_driver_domain_too(
     driver: Domain, guest: Domain, other: Domain, attach_disk: AttachDisk
 ) -> None:
-    driver.write_file("/tmp/shared.img", bytes(MIB))
+    make_file(driver, "/tmp/shared.img")
     for domain in (guest, other):
         attach_disk(domain, "xvdb", path="/tmp/shared.img", backend=driver.name, readonly="true")
         assert domain.read_file("/sys/block/xvdb/ro").strip() == b"1"
@@ -155,7 +153,7 @@ def test_nothing_is_left_of_one_that_ends(
     how: str, request: pytest.FixtureRequest, driver: Domain, start_domain: StartDomain
 ) -> None:
     before = linked_domains(driver)
-    driver.write_file("/tmp/leaving.img", bytes(MIB))
+    make_file(driver, "/tmp/leaving.img")
     paths = ["/tmp/leaving.img", "/dev/vdc"]
     domain = start_domain(served_definition(request, driver, paths, cards=1, suffix="-leaving"))
     domid = domain.domid
