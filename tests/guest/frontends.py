@@ -36,6 +36,12 @@ BRIDGE = """
 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
 for bridge in br0 br1; do ip link add $bridge type bridge && ip link set $bridge up; done
 """
+EXISTS = '[ ! -e "/sys/class/net/$1" ] || echo yes'
+FORWARDS = """
+[ -e "/sys/class/net/$1/brport" ] || exit 0
+until [ "$(cat "/sys/class/net/$1/brport/state")" = 3 ]; do usleep 10000; done
+"""
+"""A bridge hears of a carrier a little later, and until then takes and gives nothing."""
 CARRIER = 'cat "/sys/class/net/$1/carrier"'
 
 _domids = itertools.count(5000)
@@ -120,7 +126,23 @@ def card(
     yield device
     forget(guest.store, device)
     name = guest.name(device)
-    wait_until(f"the end of {name}", lambda: name not in run(guest.driver, "ls /sys/class/net").split())
+    wait_until(f"the end of {name}", lambda: not run(guest.driver, EXISTS, name))
+
+
+def connect(
+    guest: FrontendDomain,
+    device: Device,
+    *,
+    split: bool = True,
+    offers: dict[str, int] | None = None,
+    queues: int = 1,
+    state: XenbusState = XenbusState.CONNECTED,
+) -> NetFront:
+    """Connect a frontend, and wait until packets get through the bridge."""
+    offers = OFFLOADS if offers is None else offers
+    front = NetFront(guest, device, split=split, offers=offers, queues=queues).connect(state)
+    run(guest.driver, FORWARDS, guest.name(device))
+    return front
 
 
 @contextmanager
@@ -136,8 +158,7 @@ def connected(
 ) -> Iterator[NetFront]:
     """A card and a frontend that uses it; in the end the backend must let go of all the frontend gave it."""
     with card(guest, bridge=bridge, mtu=mtu, features=features) as device:
-        offers = OFFLOADS if offers is None else offers
-        front = NetFront(guest, device, split=split, offers=offers, queues=queues).connect()
+        front = connect(guest, device, split=split, offers=offers, queues=queues)
         yield front
         front.close()
 
