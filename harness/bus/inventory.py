@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.bus.devices import Device
 from harness.bus.nodes import Nodes, read_or_none
@@ -58,4 +58,11 @@ def devices(nodes: Nodes, kind: str, domid: int) -> list[Entry]:
         if error.name != "ENOENT":
             raise
         return []
-    return [Entry(nodes, Device(kind, domid, number)) for number in sorted(map(int, names))]
+    return [Entry(nodes, _device(nodes, kind, domid, number)) for number in sorted(map(int, names))]
+
+
+def _device(nodes: Nodes, kind: str, domid: int, number: int) -> Device:
+    """A device, whose backend's domain the toolstack remembers."""
+    device = Device(kind, domid, number)
+    found = re.match(rb"/local/domain/(\d+)/", read_or_none(nodes, f"{device.toolstack}/backend") or b"")
+    return replace(device, backend_domid=int(found[1])) if found else device

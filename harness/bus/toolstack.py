@@ -32,6 +32,10 @@ from harness.store.client import StoreClient
 from harness.store.errors import StoreError
 from harness.store.paths import home
 
+BLOCK_SCRIPT = "/etc/xen/scripts/block"
+VIF_SCRIPT = "/etc/xen/scripts/vif-bridge"
+"""Where Xen's hotplug scripts are. What they would do in a driver domain, the harness does there through the agent."""
+
 CONSOLE_LIMIT = 1 << 20
 """Bytes of console output that Domain 0 keeps."""
 
@@ -41,6 +45,7 @@ class Description:
     """What the toolstack says about a paravirtual domain.
 
     :param memory_kib: its RAM.
+    :param driver_domain: it may have back ends for other domains.
     """
 
     name: str
@@ -50,6 +55,21 @@ class Description:
     kernel: Path
     ramdisk: Path
     cmdline: str
+    driver_domain: bool = False
+
+
+@dataclass(frozen=True)
+class Storage:
+    """A disk as a driver domain has it, when the hotplug script there has prepared it.
+
+    :param backend_domid: of the driver domain.
+    :param device: the block device that it is there, such as ``/dev/vda`` or ``/dev/loop0``.
+    :param number: that device's number, major and minor.
+    """
+
+    backend_domid: int
+    device: str
+    number: tuple[int, int]
 
 
 def add_domain(store: StoreClient, domid: int, link: Link, description: Description) -> None:
@@ -97,6 +117,11 @@ def _write_domain(nodes: Nodes, domid: int, description: Description) -> None:
         nodes.write(f"{base}/control/{name}", "1")
     for name in ("data", "drivers", "feature", "attr", "error"):
         make_node(nodes, f"{base}/{name}", permissions.guest)
+    if description.driver_domain:
+        # Its back ends are announced here, and it may always look. The others are for a toolstack of its own.
+        nodes.mkdir(f"{base}/backend")
+        for name in ("libxl", "device-model"):
+            make_node(nodes, f"{base}/{name}", permissions.guest)
     nodes.write(f"{base}/domid", str(domid))
 
 
@@ -131,11 +156,15 @@ def _add_device(
     *,
     guest_owns: Collection[str] = (),
     guest_reads: Collection[str] = (),
+    by_script: Mapping[str, str] | None = None,
+    again: bool = False,
 ) -> None:
     """Write both ends of a device, and what the toolstack remembers of it.
 
     :param guest_owns: the only frontend nodes that the guest may change, if there are any such; else it may change all,
     :param guest_reads: except these.
+    :param by_script: backend nodes that were not asked for but found out, which the toolstack does not remember.
+    :param again: the driver domain has died and come back: the device is there, and only gets its backend again.
     """
     permissions = Permissions(device.domid, device.backend_domid)
     backend = {"frontend": device.frontend, **backend}
@@ -143,15 +172,30 @@ def _add_device(
 
     def change(nodes: Nodes) -> None:
         remembered = {"frontend": device.frontend, "backend": device.backend, **backend}
-        make_node(nodes, device.toolstack, permissions.private, remembered)
-        make_node(nodes, device.frontend, permissions.readable if guest_owns else permissions.frontend, frontend)
+        make_node(nodes, device.backend, permissions.backend, {**backend, **(by_script or {})})
+        if again:
+            _admit_again(nodes, device.frontend, permissions.frontend)
+        else:
+            make_node(nodes, device.toolstack, permissions.private, remembered)
+            make_node(nodes, device.frontend, permissions.backend if guest_owns else permissions.frontend, frontend)
         for name in guest_owns:
             nodes.set_perms(f"{device.frontend}/{name}", permissions.frontend)
         for name in guest_reads:
-            nodes.set_perms(f"{device.frontend}/{name}", permissions.readable)
-        make_node(nodes, device.backend, permissions.backend, backend)
+            # They were the driver domain's, if there is one, and went with it.
+            nodes.write(f"{device.frontend}/{name}", frontend[name])
+            nodes.set_perms(f"{device.frontend}/{name}", permissions.backend)
 
     store.transact(change)
+
+
+def _admit_again(nodes: Nodes, path: str, permissions: list[str]) -> None:
+    """Let the backend's domain, which has come back under its number, read a frontend.
+
+    What the dead one might read the store has taken from the number: as far as it knows, this is somebody else.
+    """
+    nodes.set_perms(path, permissions)
+    for name in nodes.directory(path):
+        _admit_again(nodes, f"{path}/{name}", permissions)
 
 
 def _common_backend_nodes(device: Device) -> dict[str, str]:
@@ -169,16 +213,20 @@ def add_vbd(
     sector_size: int = SECTOR_SIZES[0],
     features: BlockFeatures = ALL_BLOCK,
     notifications: Notifications = ADAPTIVE,
+    storage: Storage | None = None,
+    again: bool = False,
 ) -> Device:
     """Make a disk.
 
     :param target: its name in the guest, such as ``xvda``.
-    :param path: the image file.
+    :param path: the image, as its domain was told to have it.
     :param cdrom: the guest is to see a CD-ROM drive; it cannot write to it.
     :param sector_size: bytes of a logical sector.
+    :param storage: what it is in the driver domain that serves it; None if Domain 0 does.
+    :param again: that has died and come back, and the guest has the disk still: only the backend's nodes are missing.
     :raise UsageError: there is no such name.
     """
-    device = Device("vbd", domid, disk_number(target))
+    device = Device("vbd", domid, disk_number(target), storage.backend_domid if storage else 0)
     initial = str(XenbusState.INITIALISING.value)
     kind = "cdrom" if cdrom else "disk"
     readonly = readonly or cdrom
@@ -197,12 +245,13 @@ def add_vbd(
         },
         {
             "params": str(path),
+            **({"script": BLOCK_SCRIPT} if storage else {}),
             **_common_backend_nodes(device),
             "removable": "1" if cdrom else "0",
             "bootable": "1",
             "state": initial,
             "dev": target,
-            "type": "file",
+            "type": "phy" if storage else "file",
             "mode": "r" if readonly else "w",
             "device-type": kind,
             "discard-enable": "1",
@@ -210,8 +259,20 @@ def add_vbd(
             **for_backend,
             **({"discard-enable": "0"} if readonly else {}),
         },
+        by_script=_block_script_nodes(storage) if storage else {},
+        again=again,
     )
     return device
+
+
+def _block_script_nodes(storage: Storage) -> dict[str, str]:
+    """What the hotplug script of a disk writes in a driver domain; numbers are hexadecimal."""
+    major, minor = storage.number
+    return {
+        "physical-device": f"{major:x}:{minor:x}",
+        "physical-device-path": storage.device,
+        "hotplug-status": "connected",
+    }
 
 
 def add_vif(
@@ -224,13 +285,17 @@ def add_vif(
     mtu: int = 1500,
     features: NetFeatures = ALL_NET,
     notifications: Notifications = ADAPTIVE,
+    backend_domid: int = 0,
+    again: bool = False,
 ) -> Device:
     """Make a network interface.
 
     :param mac: six hexadecimal bytes separated by colons.
-    :param bridge: the bridge in Domain 0 that it is plugged into.
+    :param bridge: the bridge that it is plugged into, in the domain that serves it.
+    :param backend_domid: that domain; a driver domain says when it has plugged it in, see :func:`vif_is_plugged`.
+    :param again: as for :func:`add_vbd`.
     """
-    device = Device("vif", domid, devid)
+    device = Device("vif", domid, devid, backend_domid)
     initial = str(XenbusState.INITIALISING.value)
     for_frontend, for_backend = nodes(features, notifications)
     _add_device(
@@ -240,6 +305,7 @@ def add_vif(
         {
             **_common_backend_nodes(device),
             "state": initial,
+            **({"script": VIF_SCRIPT} if backend_domid else {}),
             "mac": mac,
             "bridge": bridge,
             "handle": str(devid),
@@ -247,8 +313,14 @@ def add_vif(
             **for_backend,
         },
         guest_reads=("mtu",),
+        again=again,
     )
     return device
+
+
+def vif_is_plugged(store: StoreClient, device: Device) -> None:
+    """Note that the hotplug script has made an interface a port of its bridge."""
+    store.write(f"{device.backend}/hotplug-status", "connected")
 
 
 def add_further_console(store: StoreClient, domid: int, number: int) -> Device:

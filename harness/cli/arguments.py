@@ -49,15 +49,37 @@ def add_definition(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--name", help="the domain's name (default: as in the definition)")
 
 
+def add_definitions(verb: argparse.ArgumentParser) -> None:
+    """The same for several domains; see :func:`definitions`."""
+    verb.add_argument(
+        "files", type=Path, nargs="+", metavar="GUEST.yaml", help="domains' definitions, such as guests/pv.yaml"
+    )
+    verb.add_argument("--name", help="the domain's name, if it is one only (default: as in the definition)")
+
+
 def definition(arguments: argparse.Namespace) -> Definition:
     """The definition that the arguments ask for.
 
     :raise UsageError: there is no such file, or it is not valid.
     """
-    if not arguments.file.exists():
-        raise UsageError(f"there is no file {arguments.file}", hint=_suggestion(arguments.file))
-    wanted = load(arguments.file)
-    return wanted if arguments.name is None else wanted.renamed(arguments.name)
+    return _definition(arguments.file, arguments.name)
+
+
+def definitions(arguments: argparse.Namespace) -> list[Definition]:
+    """The definitions that the arguments ask for.
+
+    :raise UsageError: a file is not there or not valid, or several are to have one name.
+    """
+    if arguments.name is not None and len(arguments.files) > 1:
+        raise UsageError("--name is for one definition", hint="give each its name in its own file")
+    return [_definition(file, arguments.name) for file in arguments.files]
+
+
+def _definition(file: Path, name: str | None) -> Definition:
+    if not file.exists():
+        raise UsageError(f"there is no file {file}", hint=_suggestion(file))
+    wanted = load(file)
+    return wanted if name is None else wanted.renamed(name)
 
 
 def _suggestion(file: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 
 from harness.cli.arguments import Subparsers, add_accelerator, add_definition, definition
 from harness.cli.terminal import attach
@@ -23,7 +24,9 @@ def add_parsers(verbs: Subparsers) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     by_hand = sys.stdin.isatty()
-    with Domain(definition(arguments), accelerator=arguments.accel) as domain:
+    # Its console ends with its QEMU, and so does what somebody who sits there wanted.
+    wanted = replace(definition(arguments), on_crash="destroy")
+    with Domain(wanted, accelerator=arguments.accel) as domain:
         domain.launch()
         ControlServer(domain)
         say(f"Domain {domain.name} (domid {domain.domid}) boots under {domain.accelerator.name}.")

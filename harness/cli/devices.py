@@ -32,7 +32,7 @@ def add_parsers(verbs: Subparsers) -> None:
         "       harness block-attach NAME TARGET size=SIZE [KEY=VALUE ...]\n"
         "       harness block-attach NAME XL-DISK-SPECIFICATION",
         epilog="The keys are those of a disk in a definition (guests/README.md), such as readonly=true, "
-        "sector-size=4096, features.discard=false. The last form is xl's: /path/of/image,raw,xvdb,rw",
+        "sector-size=4096, features.discard=false, backend=NAME. The last form is xl's: /path/of/image,raw,xvdb,rw",
     )
     add_name(verb)
     verb.add_argument("disk", nargs="+", metavar="TARGET IMAGE [KEY=VALUE ...]", help="such as: xvdb data.img")
@@ -53,7 +53,7 @@ def add_parsers(verbs: Subparsers) -> None:
     verb = verbs.add_parser(
         "network-attach",
         help="plug a network card into a running paravirtual domain",
-        epilog="The keys are those of a network in a definition, such as mac=00:16:3e:00:00:01, mtu=9000.",
+        epilog="The keys are those of a network in a definition, such as mac=00:16:3e:00:00:01, backend=NAME.",
     )
     add_name(verb)
     verb.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="such as mac=00:16:3e:00:00:01")
@@ -96,8 +96,8 @@ def _settings(words: list[str]) -> dict[str, str]:
 
 
 def _absolute(settings: dict[str, str]) -> dict[str, str]:
-    """The owner of the domain has another working directory."""
-    if "path" in settings:
+    """The owner of the domain has another working directory; a driver domain has its own paths."""
+    if "path" in settings and "backend" not in settings:
         settings["path"] = os.fspath(Path(settings["path"]).absolute())
     return settings
 

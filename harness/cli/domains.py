@@ -7,17 +7,19 @@ import json
 import os
 import time
 
-from harness.cli.arguments import Subparsers, add_accelerator, add_definition, add_name, definition, positive
+from harness.cli.arguments import Subparsers, add_accelerator, add_definitions, add_name, definitions, positive
 from harness.cli.table import print_table
-from harness.domain import records, remote, supervisor
+from harness.domain import driver, records, remote, supervisor
+from harness.domain.definition import Definition
 from harness.domain.life import SHUTDOWN_SECONDS
+from harness.domain.ordering import start_order
 from harness.domain.records import Record
 from harness.host.progress import say, step
 
 
 def add_parsers(verbs: Subparsers) -> None:
-    verb = verbs.add_parser("create", help="start a domain that goes on until it is shut down or destroyed")
-    add_definition(verb)
+    verb = verbs.add_parser("create", help="start domains that go on until they are shut down or destroyed")
+    add_definitions(verb)
     add_accelerator(verb)
     verb.set_defaults(run=_create)
 
@@ -50,10 +52,16 @@ def add_parsers(verbs: Subparsers) -> None:
 
 
 def _create(arguments: argparse.Namespace) -> None:
-    wanted = definition(arguments)
-    supervisor.prepare(wanted, arguments.accel)
+    wanted = start_order(definitions(arguments), driver.running())
+    for one in wanted:
+        supervisor.prepare(one, arguments.accel)
+    for one in wanted:
+        _create_one(one, arguments.accel)
+
+
+def _create_one(wanted: Definition, accelerator: str) -> None:
     with step(f"Booting domain {wanted.name}"):
-        supervisor.create(wanted, arguments.accel)
+        supervisor.create(wanted, accelerator)
     record = records.find(wanted.name)
     where = f" at {', '.join(record.addresses)}" if record.addresses else ""
     say(f"Domain {record.name} (domid {record.domid}) runs{where}; logs: {record.logs}")
@@ -78,7 +86,7 @@ def _list(arguments: argparse.Namespace) -> None:
                 record.name,
                 str(record.domid),
                 record.kind,
-                record.state,
+                _state(record),
                 ",".join(record.addresses) or "-",
                 _duration(time.time() - record.started),
                 str(record.restarts) if record.kind == "pv" else "-",
@@ -87,6 +95,10 @@ def _list(arguments: argparse.Namespace) -> None:
             for record in found
         ],
     )
+
+
+def _state(record: Record) -> str:
+    return f"{record.state}, waits for {','.join(record.waits_for)}" if record.waits_for else record.state
 
 
 def _fields(record: Record) -> dict[str, object]:
@@ -98,6 +110,8 @@ def _fields(record: Record) -> dict[str, object]:
         "pids": list(record.pids.values()),
         "processes": record.pids,
         "backend_restarts": record.restarts,
+        "driver_domain": record.driver_domain,
+        "waits_for": record.waits_for,
         "owner": record.owner,
         "addresses": record.addresses,
         "uptime": round(time.time() - record.started, 1),

@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backend.network_client import NetworkClient
 from harness.domain import disks, logs, networks, records, scratch
-from harness.domain.definition import Definition
+from harness.domain.definition import Definition, Disk
 from harness.domain.disks import AttachedDisk
 from harness.domain.janitor import Janitor
 from harness.domain.leases import Lease
 from harness.domain.networks import AttachedNetwork
 from harness.domain.paravirtual import Paravirtual
 from harness.domain.records import Claim, Record
+from harness.domain.served import Served
+from harness.host.errors import HostError
 from harness.hypervisor.layout import GRANTER
 from harness.image.build import BuiltImage, build
 from harness.machine import accelerator, memory
@@ -27,14 +29,12 @@ from harness.machine.qemu import QemuProcess
 
 
 @dataclass
-class Parts:
-    """What a domain consists of once its QEMU exists, with its processors not yet running.
+class Holdings:
+    """What a domain has from its first start to its end, also when its QEMU is another one by then.
 
     :param disks: those it has now, also those that were attached later; likewise the cards.
+    :param served_disks: those of its disks that driver domains serve.
     :param network: connection to the private network; None as long as the domain has had no card.
-    :param paravirtual: link, store nodes and backend; None in an unmodified guest.
-    :param console: our end of the guest's first serial port.
-    :param agent: our end of its second.
     """
 
     image: BuiltImage
@@ -42,59 +42,111 @@ class Parts:
     record: Record
     logs: Path
     disks: list[AttachedDisk]
+    served_disks: list[Disk]
     network: NetworkClient | None
     cards: list[AttachedNetwork]
+
+
+@dataclass
+class Parts:
+    """What a domain consists of once its QEMU exists, with its processors not yet running.
+
+    :param held: what another QEMU would get, too.
+    :param paravirtual: link, store nodes and backend; None in an unmodified guest.
+    :param served: the driver domains that serve it besides; none before the guest runs.
+    :param console: our end of the guest's first serial port.
+    :param agent: our end of its second.
+    """
+
+    held: Holdings
     paravirtual: Paravirtual | None
+    served: Served
     qemu: QemuProcess
     console: socket.socket
     agent: socket.socket
 
+    @property
+    def record(self) -> Record:
+        return self.held.record
 
-def assemble(
+    @property
+    def logs(self) -> Path:
+        return self.held.logs
+
+    @property
+    def disks(self) -> list[AttachedDisk]:
+        return self.held.disks
+
+    @property
+    def cards(self) -> list[AttachedNetwork]:
+        return self.held.cards
+
+    @property
+    def network(self) -> NetworkClient | None:
+        return self.held.network
+
+
+def hold(
     definition: Definition,
     accelerator_request: str,
     shared_lease: Lease | None,
     log: Path | None,
-    backend: str,
     stack: ExitStack,
-) -> Parts:
-    """Start everything a definition asks for; call this in a thread that lives as long as the domain.
+) -> Holdings:
+    """Take what a domain needs for as long as it exists.
 
     :param log: directory for logs, or None: a new one.
-    :param backend: the Python module to run as the backend process of a paravirtual domain.
-    :param stack: takes it apart again, also when this fails half way.
-    :raise HarnessError: something is missing, in use, or does not start.
+    :param stack: gives it back, also when this fails half way.
+    :raise HarnessError: something is missing or in use.
     """
     image = build(definition.image)
     chosen = accelerator.choose(accelerator_request)
     memory.require(definition.name, definition.memory)
     log = log or logs.make(definition.name)
     claim = _claim(definition, log, stack)
-    attached = disks.attach(definition.disks, Path(claim.record.scratch[0]), stack, shared_lease)
+    own = [disk for disk in definition.disks if disk.backend is None]
+    attached = disks.attach(own, Path(claim.record.scratch[0]), stack, shared_lease)
     network, cards = networks.attach(definition.networks, stack)
+    served = [disk for disk in definition.disks if disk.backend is not None]
+    return Holdings(image, chosen, claim.record, log, attached, served, network, cards)
+
+
+def assemble(definition: Definition, held: Holdings, backend: str, stack: ExitStack) -> Parts:
+    """Start everything a definition asks for; call this in a thread that lives as long as the domain's QEMU.
+
+    What driver domains serve comes later, when the guest runs.
+
+    :param backend: the Python module to run as the backend process of a paravirtual domain.
+    :param stack: takes it apart again, also when this fails half way.
+    :raise HarnessError: something is missing, in use, or does not start.
+    """
+    record, image = held.record, held.image
     paravirtual = None
     if definition.kind == "pv":
-        paravirtual = stack.enter_context(Paravirtual(definition, image, claim.record, attached, cards, log, backend))
+        split = [one for one in held.disks if one.disk.model == "pv"]
+        cards = [one for one in held.cards if one.network.model == "pv" and one.network.backend is None]
+        paravirtual = stack.enter_context(Paravirtual(definition, image, record, split, cards, held.logs, backend))
     with ExitStack() as handed_over:
         console, agent = (_pair(stack, handed_over) for _ in range(2))
         machine = Machine(
             name=definition.name,
-            accelerator=chosen.name,
+            accelerator=held.accelerator.name,
             memory=definition.memory,
             vcpus=definition.vcpus,
             kernel=image.kernel,
             initramfs=image.initramfs,
             console_fd=console[1],
             agent_fd=agent[1],
-            disks=_machine_disks(attached),
-            networks=_machine_networks(claim.record, network, cards, handed_over),
+            disks=_machine_disks(held.disks),
+            networks=_machine_networks(held, stack, handed_over),
             links=_machine_links(paravirtual, handed_over),
         )
-        qemu = QemuProcess.spawn(machine, log / "qemu.log", env=records.environment(claim.record.domid))
+        qemu = QemuProcess.spawn(machine, held.logs / "qemu.log", env=records.environment(record.domid))
     stack.callback(qemu.child.kill)
-    claim.record.pids["qemu"] = qemu.child.pid
-    claim.record.write()
-    return Parts(image, chosen, claim.record, log, attached, network, cards, paravirtual, qemu, console[0], agent[0])
+    record.pids["qemu"] = qemu.child.pid
+    record.write()
+    served = stack.enter_context(Served(record, qemu, held.logs / "driver-domains.log"))
+    return Parts(held, paravirtual, served, qemu, console[0], agent[0])
 
 
 def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
@@ -102,7 +154,7 @@ def _claim(definition: Definition, log: Path, stack: ExitStack) -> Claim:
     # The janitor comes first: it takes its time to start, and there is nothing yet that could be left.
     janitor = Janitor(log / "janitor.log")
     stack.callback(janitor.dismiss)
-    claim = records.claim(definition.name, definition.kind, log)
+    claim = records.claim(definition.name, definition.kind, log, driver_domain=definition.driver_domain)
     janitor.guard(claim.record.directory)
     stack.callback(claim.release)
     claim.record.scratch.append(str(stack.enter_context(scratch.directory(definition.name, janitor))))
@@ -133,18 +185,25 @@ def _machine_disks(attached: Sequence[AttachedDisk]) -> tuple[MachineDisk, ...]:
     )
 
 
-def _machine_networks(
-    record: Record, client: NetworkClient | None, cards: Sequence[AttachedNetwork], handed_over: ExitStack
-) -> tuple[MachineNetwork, ...]:
-    found = []
-    for one in cards:
+def _machine_networks(held: Holdings, stack: ExitStack, handed_over: ExitStack) -> tuple[MachineNetwork, ...]:
+    client, found = held.network, []
+    for one in held.cards:
         if client is None or one.network.model == "pv":
             continue
         # xl calls the ports of emulated cards so, to tell them from those of the split driver.
-        tap = client.tap(f"vif{record.domid}.{one.number}-emu", vnet_hdr=one.network.model == "virtio")
+        name = f"vif{held.record.domid}.{one.number}-emu"
+        tap = client.tap(name, vnet_hdr=one.network.model == "virtio")
+        # Another QEMU will want one of the same name.
+        stack.callback(_remove_tap, client, name)
         handed_over.callback(os.close, tap)
         found.append(MachineNetwork(one.network.model, one.lease.mac, tap))
     return tuple(found)
+
+
+def _remove_tap(client: NetworkClient, name: str) -> None:
+    # If the service has ended, so has everything it had made.
+    with suppress(HostError):
+        client.remove_tap(name)
 
 
 def _machine_links(paravirtual: Paravirtual | None, handed_over: ExitStack) -> tuple[MachineLink, ...]:

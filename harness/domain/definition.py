@@ -21,6 +21,7 @@ from harness.host.errors import UsageError
 Kind = Literal["hvm", "pv"]
 DiskModel = Literal["ide", "pv", "virtio"]
 NetworkModel = Literal["ne2000", "e1000", "pv", "virtio"]
+OnCrash = Literal["destroy", "restart", "preserve"]
 
 NAME = re.compile(r"(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 NAME_EXPECTED = "a name of letters, digits, '_', '.' and '-', at most 63, not only digits (that would be a domid)"
@@ -35,12 +36,13 @@ class Disk:
     :param target: its name, by which :meth:`Domain.device` finds it. It is the name that the guest gives the disk if
         the disk is ``pv``; the serial number if it is ``virtio``, the place on the bus if it is ``ide``.
     :param path: the raw image or block device, resolved; or None: an empty disk that lives as long as the domain.
-    :param size: bytes, a multiple of the sector size.
+    :param size: bytes, a multiple of the sector size; 0 if only its driver domain knows.
 
     The others are of ``pv`` disks only:
 
     :param cdrom: the guest sees a CD-ROM drive; such a disk is read-only.
     :param sector_size: bytes of a logical sector.
+    :param backend: the name of the driver domain that serves it, in which the path is; None for Domain 0.
     """
 
     target: str
@@ -52,6 +54,7 @@ class Disk:
     sector_size: int = SECTOR_SIZES[0]
     notifications: Notifications = ADAPTIVE
     features: BlockFeatures = ALL_BLOCK
+    backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Network:
     The others are of ``pv`` cards only:
 
     :param mtu: the largest packet, in bytes without the Ethernet header.
+    :param backend: the name of the driver domain that serves it; None for Domain 0.
     """
 
     model: NetworkModel
@@ -70,6 +74,7 @@ class Network:
     mtu: int = MTU_DEFAULT
     notifications: Notifications = ADAPTIVE
     features: NetFeatures = ALL_NET
+    backend: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Definition:
     :param memory: MiB.
     :param file: where it was read from.
     :param consoles: how many paravirtual consoles a domain of kind pv has.
+    :param driver_domain: it may serve other domains with what it has, and have emulated devices for that.
+    :param on_crash: what its owner does when its kernel crashes or its QEMU ends without having been told to.
     """
 
     name: str
@@ -91,6 +98,14 @@ class Definition:
     networks: tuple[Network, ...]
     file: Path
     consoles: int = 1
+    driver_domain: bool = False
+    on_crash: OnCrash = "destroy"
+
+    @property
+    def backends(self) -> list[str]:
+        """The names of the driver domains that serve its devices, each once."""
+        named = [*(disk.backend for disk in self.disks), *(card.backend for card in self.networks)]
+        return list(dict.fromkeys(name for name in named if name is not None))
 
     def renamed(self, name: str) -> Definition:
         """The same under another name.

@@ -11,14 +11,20 @@ from typing import Literal, cast, get_args
 
 from harness.bus.features import ADAPTIVE, ALL_BLOCK, SECTOR_SIZES, BlockFeatures
 from harness.domain.definition import Disk, DiskModel, Kind
-from harness.domain.definition_features import check_kind, check_paravirtual, read_features, read_notifications
+from harness.domain.definition_features import (
+    check_kind,
+    check_paravirtual,
+    read_backend,
+    read_features,
+    read_notifications,
+)
 from harness.domain.definition_yaml import Value
 
 DISK_MAXIMUM = 16 << 40
 DISKS_MAXIMUM = 16
 
 KEYS = ("target", "model", "path", "size", "readonly")
-PARAVIRTUAL_KEYS = ("cdrom", "sector-size", "notification", "features")
+PARAVIRTUAL_KEYS = ("cdrom", "sector-size", "notification", "features", "backend")
 
 TARGETS: dict[DiskModel, re.Pattern[str]] = {
     "ide": re.compile(r"hd[a-d]"),
@@ -36,28 +42,31 @@ Identity = tuple[Literal["file", "device"], int, int]
 """What an image is, by whatever path it is reached: a device's number, or a file's device and inode."""
 
 
-def read_disks(value: Value, kind: Kind) -> tuple[Disk, ...]:
-    """The disks of a domain of some kind, each target and each image once."""
+def read_disks(value: Value, kind: Kind, *, driver: bool = False) -> tuple[Disk, ...]:
+    """The disks of a domain of some kind, each target and each image once.
+
+    :param driver: it is a driver domain.
+    """
     disks: list[Disk] = []
     images: dict[Identity, Path] = {}
     for entry in value.sequence(DISKS_MAXIMUM):
         found = entry.mapping((*KEYS, *PARAVIRTUAL_KEYS))
-        disk = read_disk(entry, found, kind)
+        disk = read_disk(entry, found, kind, driver=driver)
         if any(disk.target == other.target for other in disks):
             raise found["target"].error(f"two disks are called {disk.target}", expected="each target once")
-        if disk.path is not None:
+        if disk.path is not None and disk.backend is None:
             _check_image_once(found["path"], disk.path, images)
         disks.append(disk)
     return tuple(disks)
 
 
-def read_disk(entry: Value, found: Mapping[str, Value], kind: Kind) -> Disk:
+def read_disk(entry: Value, found: Mapping[str, Value], kind: Kind, *, driver: bool = False) -> Disk:
     """One disk, from the mapping that an entry is."""
     for key in ("target", "model"):
         if key not in found:
             raise entry.error(f"the key {key!r} is missing", expected="such as {target: hda, model: ide, size: 1GiB}")
     model = cast(DiskModel, found["model"].choice(get_args(DiskModel)))
-    check_kind(found["model"], kind)
+    check_kind(found["model"], kind, driver=driver)
     check_paravirtual(found, PARAVIRTUAL_KEYS)
     cdrom, readonly = (found[key].boolean() if key in found else False for key in ("cdrom", "readonly"))
     if readonly and model == "ide":
@@ -76,6 +85,7 @@ def read_disk(entry: Value, found: Mapping[str, Value], kind: Kind) -> Disk:
         sector_size,
         read_notifications(found["notification"]) if "notification" in found else ADAPTIVE,
         read_features(found["features"], BlockFeatures) if "features" in found else ALL_BLOCK,
+        read_backend(found["backend"]) if "backend" in found else None,
     )
 
 
@@ -84,7 +94,9 @@ def _sector_size(value: Value) -> int:
 
 
 def _storage(entry: Value, found: Mapping[str, Value], sector: int) -> tuple[Path | None, int]:
-    """Where a disk is kept, None for a scratch image, and its size in bytes."""
+    """Where a disk is kept, None for a scratch image, and its size in bytes, 0 if nobody here knows it."""
+    if "backend" in found:
+        return _path_elsewhere(entry, found), 0
     if ("path" in found) == ("size" in found):
         raise entry.error(
             f"has {'both' if 'path' in found else 'neither'} of 'path' and 'size'",
@@ -93,6 +105,22 @@ def _storage(entry: Value, found: Mapping[str, Value], sector: int) -> tuple[Pat
     if "size" in found:
         return None, found["size"].size(sector, DISK_MAXIMUM, sector)
     return _image(found["path"], sector)
+
+
+def _path_elsewhere(entry: Value, found: Mapping[str, Value]) -> Path:
+    """Where a disk is in the driver domain that serves it; there, and not here, it is looked for."""
+    if "size" in found:
+        raise found["size"].error(
+            "the size of a disk that a driver domain serves is what it has there",
+            expected="path: a block device or a file in the driver domain",
+        )
+    if "path" not in found:
+        raise entry.error("has no 'path'", expected="path: a block device or a file in the driver domain")
+    text = found["path"].text("a path in the driver domain")
+    path = Path(text)
+    if not path.is_absolute() or ".." in path.parts or not text.isprintable():
+        raise found["path"].error(f"found {text!r}", expected="an absolute path in the driver domain, such as /dev/vda")
+    return path
 
 
 def _check_image_once(value: Value, path: Path, images: dict[Identity, Path]) -> None:

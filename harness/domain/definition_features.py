@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from harness.bus.features import BlockFeatures, NetFeatures, Notification, Notifications
-from harness.domain.definition import Kind
+from harness.domain.definition import NAME, NAME_EXPECTED, Kind
 from harness.domain.definition_yaml import Value
 
 Features = TypeVar("Features", BlockFeatures, NetFeatures)
@@ -18,10 +18,20 @@ KIND_RULE = {
 }
 
 
-def check_kind(model: Value, kind: Kind) -> None:
-    """:raise DefinitionError: a domain of this kind has no devices of this model."""
-    if (model.text() == "pv") != (kind == "pv"):
-        raise model.error(f"{model.text()} in a domain of kind {kind}", expected=KIND_RULE[kind])
+def check_kind(model: Value, kind: Kind, *, driver: bool = False) -> None:
+    """Check that a domain of this kind can have a device of this model.
+
+    :param driver: it is a driver domain, which has the devices of both kinds.
+    :raise DefinitionError: it cannot.
+    """
+    if (model.text() == "pv") != (kind == "pv") and not driver:
+        rule = KIND_RULE[kind] + ("; or driver-domain: true" if kind == "pv" else "")
+        raise model.error(f"{model.text()} in a domain of kind {kind}", expected=rule)
+
+
+def read_backend(value: Value) -> str:
+    """The name of the driver domain that serves a device."""
+    return value.matching(NAME, "the name of a driver domain: " + NAME_EXPECTED)
 
 
 def check_paravirtual(found: Mapping[str, Value], keys: tuple[str, ...]) -> None:

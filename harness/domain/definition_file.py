@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast, get_args
 
-from harness.domain.definition import NAME, NAME_EXPECTED, Definition, Kind
+from harness.domain.definition import NAME, NAME_EXPECTED, Definition, Kind, OnCrash
 from harness.domain.definition_disks import read_disks
 from harness.domain.definition_networks import read_networks
 from harness.domain.definition_yaml import Value, load_document
@@ -18,7 +18,18 @@ MEMORY_MAXIMUM = 1 << 40
 VCPUS_MAXIMUM = 64
 CONSOLES_MAXIMUM = 4
 
-KEYS = ("name", "kind", "image", "memory", "vcpus", "consoles", "disks", "networks")
+KEYS = (
+    "name",
+    "kind",
+    "driver-domain",
+    "on_crash",
+    "image",
+    "memory",
+    "vcpus",
+    "consoles",
+    "disks",
+    "networks",
+)
 
 
 def load(file: Path) -> Definition:
@@ -40,6 +51,7 @@ def define(document: Value) -> Definition:
     if "kind" not in found:
         raise document.error("the key 'kind' is missing", expected="kind: hvm, or kind: pv")
     kind = cast(Kind, found["kind"].choice(get_args(Kind)))
+    driver = _driver_domain(found["driver-domain"], kind) if "driver-domain" in found else False
     return Definition(
         name=_name(document, found.get("name")),
         kind=kind,
@@ -47,9 +59,11 @@ def define(document: Value) -> Definition:
         memory=found["memory"].size(MEMORY_MINIMUM, MEMORY_MAXIMUM, MIB) // MIB if "memory" in found else 256,
         vcpus=found["vcpus"].integer(1, VCPUS_MAXIMUM) if "vcpus" in found else 1,
         consoles=_consoles(found["consoles"], kind) if "consoles" in found else 1,
-        disks=read_disks(found["disks"], kind) if "disks" in found else (),
-        networks=read_networks(found["networks"], kind) if "networks" in found else (),
+        disks=read_disks(found["disks"], kind, driver=driver) if "disks" in found else (),
+        networks=read_networks(found["networks"], kind, driver=driver) if "networks" in found else (),
         file=document.file,
+        driver_domain=driver,
+        on_crash=cast(OnCrash, found["on_crash"].choice(get_args(OnCrash))) if "on_crash" in found else "destroy",
     )
 
 
@@ -60,6 +74,14 @@ def _name(document: Value, value: Value | None) -> str:
     if not NAME.fullmatch(name):
         raise document.error("the key 'name' is missing, and the file's name will not do", expected=NAME_EXPECTED)
     return name
+
+
+def _driver_domain(value: Value, kind: Kind) -> bool:
+    if value.boolean() and kind != "pv":
+        raise value.error(
+            f"a driver domain of kind {kind}", expected="kind: pv, since its back ends need a link to the others"
+        )
+    return value.boolean()
 
 
 def _consoles(value: Value, kind: Kind) -> int:

@@ -21,6 +21,7 @@ from harness.domain.disks import AttachedDisk
 from harness.domain.leases import Lease
 from harness.domain.networks import AttachedNetwork
 from harness.domain.paravirtual import Paravirtual, add_disk, add_network
+from harness.domain.served import Served, Server
 from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestError, HarnessError, HostError, UsageError
 from harness.host.interruption import Guard
@@ -77,7 +78,13 @@ class Devices:
         paravirtual = self._paravirtual
         device = Device("vbd", self._domid, disk_number(disk.target))
         with self._turn, ExitStack() as undo:
-            self._require_free(device, disk.target, [one.disk.target for one in self._parts.disks])
+            self._require_free(device, disk.target, self._targets())
+            if disk.backend is not None:
+                self._attach_served(disk, deadline, guard, undo)
+                settle()
+                undo.pop_all()
+                self._parts.held.served_disks.append(disk)
+                return
             (one,) = disks.attach([disk], Path(self._parts.record.scratch[0]), undo, shared_lease)
             undo.callback(one.release)
             paravirtual.backend.hold(one.lease)
@@ -89,12 +96,49 @@ class Devices:
             undo.pop_all()
             self._parts.disks.append(one)
 
+    def attach_served(self, deadline: Deadline, guard: Guard) -> None:
+        """Have driver domains serve what they are to serve, now that the guest runs; does not wait for its disks.
+
+        :raise HarnessError: one of them is not there, or cannot; says why.
+        """
+        with self._turn:
+            for disk in self._parts.held.served_disks:
+                self._attach_served(disk, deadline, guard, None)
+            for card in self._parts.cards:
+                if card.network.backend is not None:
+                    wait_connected([self._served.by(card.network.backend).add_card(card)], deadline, guard)
+
+    def _attach_served(self, disk: Disk, deadline: Deadline, guard: Guard, undo: ExitStack | None) -> None:
+        """Have a driver domain serve a disk, until it is connected.
+
+        :param undo: gets what takes it away again; None if all of the domain would be taken away.
+        """
+        server = self._served.by(disk.backend or "")
+        device = server.add_disk(disk)
+        if undo is not None:
+            undo.callback(server.forget, device)
+            undo.callback(self._remove, device)
+        wait_connected([device], deadline, guard)
+
+    @property
+    def _served(self) -> Served:
+        """:raise UsageError: the domain has no split devices."""
+        _ = self._paravirtual
+        return self._parts.served
+
+    def _targets(self) -> list[str]:
+        own = [one.disk.target for one in self._parts.disks]
+        return own + [disk.target for disk in self._parts.held.served_disks]
+
     def detach_disk(self, target: str, deadline: Deadline, *, force: bool) -> Device:
         """Unplug a disk; returns what it was, since the guest may be slower to notice that than its backend.
 
         :param force: take it away even if the guest is using it.
         :raise GuestError: the guest is still using it; it goes when that ends.
         """
+        served = next((disk for disk in self._parts.held.served_disks if disk.target == target), None)
+        if served is not None:
+            return self._detach_served_disk(served, deadline, force=force)
         paravirtual, one = self._paravirtual, self._disk(target)
 
         def release() -> None:
@@ -105,6 +149,25 @@ class Devices:
                 one.release()
 
         return self._detach(Device("vbd", self._domid, disk_number(target)), target, release, deadline, force=force)
+
+    def _detach_served_disk(self, disk: Disk, deadline: Deadline, *, force: bool) -> Device:
+        server = self._served.by(disk.backend or "")
+        self._require_there(server, disk.target, force=force)
+        device = server.device("vbd", disk_number(disk.target))
+
+        def release() -> None:
+            self._parts.held.served_disks.remove(disk)
+            server.forget(device)
+
+        return self._detach(device, disk.target, release, deadline, force=force)
+
+    def _require_there(self, server: Server, name: str, *, force: bool) -> None:
+        """Check that a device can be closed by both of its ends, if it is not to be taken away anyhow."""
+        if server.waiting is not None and not force:
+            raise GuestError(
+                f"{name} of domain {self._name} waits: {server.waiting}",
+                hint="wait, too, or take it away from the guest, by detaching it with --force",
+            )
 
     def resize_disk(self, target: str, size: int | None, deadline: Deadline, guard: Guard) -> int:
         """Let a disk grow, and the guest see it; returns the size in bytes.
@@ -131,7 +194,9 @@ class Devices:
     def _disk(self, target: str) -> AttachedDisk:
         found = next((one for one in self._parts.disks if one.disk.target == target), None)
         if found is None:
-            names = ", ".join(one.disk.target for one in self._parts.disks) or "none"
+            if target in self._targets():
+                raise UsageError(f"disk {target} of domain {self._name} has the size that its driver domain gives it")
+            names = ", ".join(self._targets()) or "none"
             raise UsageError(f"domain {self._name} has no disk {target}; it has: {names}")
         return found
 
@@ -156,11 +221,17 @@ class Devices:
             client = join()
             used = {one.number for one in self._parts.cards}
             number = next(number for number in range(len(used) + 1) if number not in used)
-            device = Device("vif", self._domid, number)
             one = AttachedNetwork(network, client.lease(network.mac), number)
             undo.callback(client.release, one.lease)
-            undo.callback(self._remove, device)
-            add_network(paravirtual.store, self._domid, one)
+            server = None if network.backend is None else self._served.by(network.backend)
+            device = Device("vif", self._domid, number) if server is None else server.device("vif", number)
+            if server is None:
+                undo.callback(self._remove, device)
+                add_network(paravirtual.store, self._domid, one)
+            else:
+                undo.callback(server.forget, device)
+                undo.callback(self._remove, device)
+                server.add_card(one)
             wait_connected([device], deadline, guard)
             configure(one)
             undo.pop_all()
@@ -178,14 +249,21 @@ class Devices:
             known = ", ".join(f"{one.number} ({one.lease.mac})" for one in self._parts.cards) or "none"
             raise UsageError(f"domain {self._name} has no network card {which}; it has: {known}")
         card, client = one, self._parts.network
+        device, server = Device("vif", self._domid, card.number), None
+        if card.network.backend is not None:
+            server = self._served.by(card.network.backend)
+            self._require_there(server, card.lease.mac, force=force)
+            device = server.device("vif", card.number)
 
         def release() -> None:
             self._parts.cards.remove(card)
+            if server is not None:
+                server.forget(device)
             self._publish()
             if client is not None:
                 client.release(card.lease)
 
-        return self._detach(Device("vif", self._domid, card.number), card.lease.mac, release, deadline, force=force)
+        return self._detach(device, card.lease.mac, release, deadline, force=force)
 
     def _publish(self) -> None:
         self._parts.record.addresses = [one.lease.address for one in self._parts.cards]

@@ -10,7 +10,6 @@ from functools import partial
 from harness.backend.network_client import NetworkClient
 from harness.domain import disks, networks
 from harness.domain.definition import Disk, Network
-from harness.domain.devices import Devices
 from harness.domain.leases import Lease
 from harness.domain.life import DomainLife, DomainState
 from harness.domain.networks import AttachedNetwork
@@ -59,7 +58,7 @@ class Domain(DomainLife):
         :raise CommandTimeout: it was still running after ``timeout`` seconds and has been killed.
         """
         self._require(DomainState.RUNNING)
-        return self._running.execute(argv, stdin=stdin, env=env, timeout=timeout, asker=asker)
+        return self.session.execute(argv, stdin=stdin, env=env, timeout=timeout, asker=asker)
 
     def start_service(self, argv: Sequence[str]) -> None:
         """Start a command that goes on in the background until the guest ends."""
@@ -69,13 +68,13 @@ class Domain(DomainLife):
         """The content of a file in the guest."""
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"reading {path} in domain {self.name}")
-        return self._running.guarded(self._running.agent.read_file(path, deadline), deadline)
+        return self.session.guarded(self.session.agent.read_file(path, deadline), deadline)
 
     def write_file(self, path: str, content: bytes, *, timeout: float = EXECUTE_SECONDS) -> None:
         """Create a file in the guest, or replace the content of one."""
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"writing {path} in domain {self.name}")
-        self._running.guarded(self._running.agent.write_file(path, content, deadline), deadline)
+        self.session.guarded(self.session.agent.write_file(path, content, deadline), deadline)
 
     def connect(self, port: int, *, card: int = 0, timeout: float = SSH_SECONDS) -> socket.socket:
         """A TCP connection from the host to the guest, over one of its network cards.
@@ -85,7 +84,7 @@ class Domain(DomainLife):
         connection = self.network.socket(socket.AF_INET, socket.SOCK_STREAM)
         connection.settimeout(timeout)
         try:
-            with self._running.watched(partial(cut, connection)):
+            with self.session.watched(partial(cut, connection)):
                 connection.connect((self.addresses[card], port))
         except BaseException:
             connection.close()
@@ -101,8 +100,17 @@ class Domain(DomainLife):
             host_key=self.image.ssh_host_key,
             client_key=self.image.ssh_client_key,
             deadline=deadline,
-            guard=self._running.watched,
+            guard=self.session.watched,
         )
+
+    @property
+    def targets(self) -> list[str]:
+        """The names of all disks that it has now."""
+        return [disk.target for disk in self._all_disks]
+
+    @property
+    def _all_disks(self) -> list[Disk]:
+        return [*(one.disk for one in self.parts.disks), *self.parts.held.served_disks]
 
     def device(self, target: str) -> str:
         """The guest's device file of a disk.
@@ -110,7 +118,7 @@ class Domain(DomainLife):
         :param target: of the disk, as in the definition.
         :raise UsageError: the domain has no such disk.
         """
-        disk = next((one.disk for one in self.parts.disks if one.disk.target == target), None)
+        disk = next((one for one in self._all_disks if one.target == target), None)
         if disk is None:
             raise UsageError(f"domain {self.name} has no disk {target}")
         if disk.model == "ide":
@@ -138,7 +146,7 @@ class Domain(DomainLife):
         :raise AgentError: the guest's kernel cannot be traced.
         """
         self._require(DomainState.RUNNING)
-        self._running.trace_guest(connection, started)
+        self.session.trace_guest(connection, started)
 
     # -- devices that come and go, of paravirtual domains --------------------------------------------------------------
 
@@ -161,7 +169,7 @@ class Domain(DomainLife):
         deadline = Deadline(timeout, f"attaching {disk.target} to domain {self.name}")
 
         def settle() -> None:
-            self._running.execute(disks.wait_for([disk.target]), timeout=deadline.left).check()
+            self.session.execute(disks.wait_for([disk.target]), timeout=deadline.left).check()
 
         self._plugs.attach_disk(disk, settle, deadline, partial(self._wanted_by, asker), shared_lease)
 
@@ -203,7 +211,7 @@ class Domain(DomainLife):
         deadline = Deadline(timeout, f"attaching a network card to domain {self.name}")
 
         def configure(card: AttachedNetwork) -> None:
-            self._running.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
+            self.session.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
 
         wanted = partial(self._wanted_by, asker)
         return self._plugs.attach_network(network, self._join_network, configure, deadline, wanted)
@@ -217,19 +225,13 @@ class Domain(DomainLife):
         deadline = Deadline(timeout, f"detaching card {which} from domain {self.name}")
         self._wait_forgotten(self._plugs.detach_network(which, deadline, force=force))
 
-    @property
-    def _plugs(self) -> Devices:
-        if self._devices is None:
-            raise UsageError(f"domain {self.name} is {self.state}")
-        return self._devices
-
     def _join_network(self) -> NetworkClient:
         """The private network, which a domain without cards has not joined yet."""
-        parts = self.parts
-        if parts.network is None:
-            parts.network = self._stack.enter_context(NetworkClient.connect())
-            loop.get().call_soon_threadsafe(self._running.watch_network, parts.network)
-        return parts.network
+        held = self.parts.held
+        if held.network is None:
+            held.network = self._stack.enter_context(NetworkClient.connect())
+            loop.get().call_soon_threadsafe(self.session.watch_network, held.network)
+        return held.network
 
     @contextmanager
     def _wanted_by(self, asker: socket.socket | None, interrupt: Callable[[], object]) -> Iterator[None]:
@@ -237,5 +239,5 @@ class Domain(DomainLife):
 
         :param asker: a connection; when its peer hangs up, the wait is interrupted.
         """
-        with self._running.watched(interrupt), loop.on_hang_up(asker, interrupt):
+        with self.session.watched(interrupt), loop.on_hang_up(asker, interrupt):
             yield

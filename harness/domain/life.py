@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from contextlib import ExitStack, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -11,15 +13,18 @@ from typing import Self
 from harness.backend import launch as backend_launch
 from harness.backend.network_client import NetworkClient
 from harness.bus.devices import Device
-from harness.domain import disks, networks
-from harness.domain.assembly import Parts, assemble
+from harness.domain import disks, driver, networks
+from harness.domain.assembly import Holdings, Parts, assemble, hold
+from harness.domain.crashes import Crashes
 from harness.domain.definition import Definition
 from harness.domain.devices import Devices
+from harness.domain.hands import Hands
 from harness.domain.leases import Lease
+from harness.domain.serving import Serving
 from harness.domain.session import QUIT_SECONDS, Session
 from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
-from harness.host.errors import HarnessError, UsageError
+from harness.host.errors import GuestError, HarnessError, UsageError
 from harness.image.build import BuiltImage
 from harness.machine import loop
 from harness.machine.accelerator import Accelerator
@@ -29,23 +34,30 @@ BOOT_SECONDS = {"kvm": 60.0, "tcg": 180.0}
 SHUTDOWN_SECONDS = 60.0
 QMP_SECONDS = 30.0
 FORGET_SECONDS = 10.0
+CRASHES = "crashes.log"
+"""Among a domain's logs: what it has survived."""
 
 
 class DomainState(StrEnum):
-    """CREATED → STARTING → RUNNING ⇄ PAUSED, and from any of them → ENDED."""
+    """CREATED → STARTING → RUNNING ⇄ PAUSED, and from any of them → ENDED.
+
+    A domain that starts anew after a crash is STARTING again; one that is kept after it is CRASHED.
+    """
 
     CREATED = "created"
     STARTING = "starting"
     RUNNING = "running"
     PAUSED = "paused"
+    CRASHED = "crashed"
     ENDED = "ended"
 
 
 class DomainLife:
     """One domain's life, without what there is to do with its guest: that is :class:`harness.domain.domain.Domain`.
 
-    Launch it in a thread that lives as long as the domain: its processes die with that thread. Every call that needs
-    the guest raises, besides what it says itself:
+    Launch it in a thread that lives as long as the domain: its processes die with that thread. When its guest crashes,
+    once it has been ready, what its definition says is done about that. Every call that needs the guest raises, besides
+    what it says itself:
 
     :raise UsageError: the domain is not in a state that allows the call.
     :raise GuestError: the guest crashed, ended, or did not answer in time; with its last console lines.
@@ -75,6 +87,10 @@ class DomainLife:
         self._log_directory = logs
         self._backend_module = backend
         self._stack = ExitStack()
+        self._with_qemu = ExitStack()
+        self._ending = threading.Event()
+        self._crashes: Crashes | None = None
+        self._serving: Serving | None = None
         self._parts: Parts | None = None
         self._session: Session | None = None
         self._devices: Devices | None = None
@@ -124,11 +140,11 @@ class DomainLife:
 
     @property
     def image(self) -> BuiltImage:
-        return self.parts.image
+        return self.parts.held.image
 
     @property
     def accelerator(self) -> Accelerator:
-        return self.parts.accelerator
+        return self.parts.held.accelerator
 
     def qemu_version(self) -> str:
         """Version of its QEMU."""
@@ -149,7 +165,7 @@ class DomainLife:
     @property
     def console(self) -> ConsoleLog:
         """Its first serial port."""
-        return self._running.console
+        return self.session.console
 
     @property
     def pv_console(self) -> ConsoleLog:
@@ -159,9 +175,9 @@ class DomainLife:
     @property
     def pv_consoles(self) -> list[ConsoleLog]:
         """All consoles that are split drivers, of which a paravirtual domain has at least one."""
-        if not self._running.pv_consoles:
+        if not self.session.pv_consoles:
             raise UsageError(f"domain {self.name} has no paravirtual console", hint="its first serial port has one")
-        return self._running.pv_consoles
+        return self.session.pv_consoles
 
     def last_console_lines(self, count: int) -> list[str]:
         """The end of its console, harmless to a terminal; nothing before it has been launched."""
@@ -182,28 +198,38 @@ class DomainLife:
         self._require(DomainState.CREATED)
         self.state = DomainState.STARTING
         try:
-            self._parts = assemble(
-                self.definition,
-                self._accelerator_request,
-                self._shared_lease,
-                self._log_directory,
-                self._backend_module,
-                self._stack,
+            driver.require(self.definition)
+            held = hold(
+                self.definition, self._accelerator_request, self._shared_lease, self._log_directory, self._stack
             )
-            self._log_directory = self._parts.logs
-            self._devices = Devices(self.name, self._parts, self._wait_forgotten)
-            self._parts.record.addresses = self.addresses
-            self._set_state(DomainState.STARTING)
-            loop.run(self._connect(self._parts))
+            self._log_directory = held.logs
+            if self.definition.driver_domain:
+                self._serving = self._serve(held)
+            self._stack.callback(self._with_qemu.close)
+            self._launch(held)
         except BaseException:
             self.destroy()
             raise
+
+    def _serve(self, held: Holdings) -> Serving:
+        record = held.record
+        serving = Serving(self.name, record.domid, Hands(self), record.driver_socket, held.logs / "clients.log")
+        self._stack.callback(serving.close)
+        return serving
+
+    def _launch(self, held: Holdings) -> None:
+        """Start what goes with a QEMU, and let the guest boot."""
+        self._parts = assemble(self.definition, held, self._backend_module, self._with_qemu)
+        self._devices = Devices(self.name, self._parts, self._wait_forgotten)
+        held.record.addresses = self.addresses
+        self._set_state(DomainState.STARTING)
+        loop.run(self._connect(self._parts))
 
     def _wait_forgotten(self, device: Device) -> None:
         """Wait until the guest's bus has removed a device that is gone: another one may come under its name."""
         path = f"/sys/bus/pvbus/devices/{device.kind}-{device.domid}-{device.devid}"
         argv = ["sh", "-c", 'while [ -e "$1" ]; do sleep 0.02; done', "sh", path]
-        self._running.execute(argv, timeout=FORGET_SECONDS).check()
+        self.session.execute(argv, timeout=FORGET_SECONDS).check()
 
     async def _connect(self, parts: Parts) -> None:
         await parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}"))
@@ -218,15 +244,61 @@ class DomainLife:
         self._require(DomainState.STARTING)
         seconds = BOOT_SECONDS[self.accelerator.name] if timeout is None else timeout
         deadline = Deadline(seconds, f"the boot of domain {self.name} until agent and devices work")
-        session = self._running
+        session = self.session
         session.guarded(session.agent.ping(deadline), deadline)
         if self.parts.paravirtual is not None:
             self.parts.paravirtual.wait_connected(deadline, session.watched)
-            targets = [one.disk.target for one in self.parts.disks]
+            self._plugs.attach_served(deadline, session.watched)
+            targets = [one.disk.target for one in self.parts.disks if one.disk.model == "pv"]
+            targets += [disk.target for disk in self.parts.held.served_disks]
             session.execute(disks.wait_for(targets), timeout=deadline.left).check()
-        for card in self.parts.cards:
-            session.execute(networks.configuration(card, self.network), timeout=deadline.left).check()
+        for number, card in enumerate(self.parts.cards):
+            bridge = self.definition.driver_domain and number == 0
+            configuration = networks.bridge_configuration if bridge else networks.configuration
+            session.execute(configuration(card, self.network), timeout=deadline.left).check()
         self._set_state(DomainState.RUNNING)
+        if self._serving is not None:
+            self._serving.up()
+        if self.definition.on_crash != "destroy" and self._crashes is None:
+            self._crashes = Crashes(self.name, self._wait_over, self._after_crash, restart=self._restarts)
+
+    # -- after a crash -------------------------------------------------------------------------------------------------
+
+    @property
+    def _restarts(self) -> bool:
+        return self.definition.on_crash == "restart"
+
+    def _wait_over(self) -> str:
+        return loop.run(self.session.monitor.wait_over())
+
+    def _after_crash(self, error: GuestError) -> None:
+        """Take apart what has gone with the QEMU, and start it anew if that is wanted.
+
+        :raise HarnessError: the domain does not come up again, or is being destroyed.
+        """
+        parts = self.parts
+        with (parts.logs / CRASHES).open("a") as log:
+            log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {error}\n")
+        self._set_state(DomainState.STARTING if self._restarts else DomainState.CRASHED)
+        if self._serving is not None:
+            self._serving.down()
+        loop.run(self._quit(parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+        self._with_qemu.close()
+        if not self._restarts:
+            return
+        self._session = None
+        self._require_wanted()
+        parts.record.restarts += 1
+        self._launch(parts.held)
+        # Who wants the end says so first, and then ends the session if there is one: it is seen here, or we are there.
+        self._require_wanted()
+        self.wait_ready()
+
+    def _require_wanted(self) -> None:
+        if self._ending.is_set():
+            raise UsageError(f"domain {self.name} was ended while it started anew")
+
+    # -- the end -------------------------------------------------------------------------------------------------------
 
     def pause(self) -> None:
         """Stop its virtual CPUs."""
@@ -255,7 +327,7 @@ class DomainLife:
         """
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"the shutdown of domain {self.name}")
-        session = self._running
+        session = self.session
         loop.get().call_soon_threadsafe(session.monitor.expect_end)
         session.guarded(session.agent.shutdown(deadline), deadline)
         session.guarded(session.monitor.wait_end(deadline), deadline)
@@ -263,22 +335,36 @@ class DomainLife:
     def wait_end(self) -> str:
         """Wait until the guest ends by itself, or another thread ends it; says in words how it did.
 
-        The domain is still to be destroyed.
+        The domain is still to be destroyed. One that starts anew after a crash has not ended, nor has one that is kept.
         """
-        return loop.run(self._running.monitor.wait_over())
+        if self._crashes is not None:
+            return self._crashes.ended.result()
+        return self._wait_over()
 
     def end(self) -> None:
         """Have QEMU end at once, which whoever is in :meth:`wait_end` hears of; the domain is still to be destroyed."""
-        loop.run(self._running.end())
+        self._ending.set()
+        if self._session is not None:
+            loop.run(self._session.end())
+        if self._crashes is not None:
+            self._crashes.give_up()
 
     def destroy(self) -> None:
         """End it at once and remove all of it but its logs. May be called in any state, and again."""
-        if self._parts is not None:
-            with suppress(HarnessError):
-                loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+        self._ending.set()
+        self._end_qemu()
+        if self._crashes is not None:
+            self._crashes.close()
+            # It may have been just about to start another.
+            self._end_qemu()
         self._set_state(DomainState.ENDED)
         self._stack.close()
         self._parts = None
+
+    def _end_qemu(self) -> None:
+        if self._parts is not None:
+            with suppress(HarnessError):
+                loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
 
     async def _quit(self, parts: Parts) -> None:
         if self._session is not None:
@@ -287,7 +373,13 @@ class DomainLife:
             await parts.qemu.quit(Deadline(QUIT_SECONDS, f"the end of QEMU of domain {self.name}"))
 
     @property
-    def _running(self) -> Session:
+    def _plugs(self) -> Devices:
+        if self._devices is None:
+            raise UsageError(f"domain {self.name} is {self.state}")
+        return self._devices
+
+    @property
+    def session(self) -> Session:
         if self._session is None:
             raise UsageError(f"domain {self.name} is {self.state}")
         return self._session

@@ -56,6 +56,31 @@ exit 1
 """
 
 
+BRIDGE = "br0"
+"""A driver domain's bridge, whose ports are its first card and the cards of those that it serves."""
+
+# The address of a bridge is by default the least of its ports', and changes as those come and go.
+MAKE_BRIDGE = """
+for address in /sys/class/net/*/address; do
+    if [ "$(cat "$address")" = "$1" ]; then
+        card=${address%/address}
+        card=${card##*/}
+        modprobe -q bridge
+        brctl addbr "$3" && ip link set "$3" address "$1" && brctl addif "$3" "$card" &&
+        ip link set "$card" up && ip address add "$2" dev "$3" && exec ip link set "$3" up
+        exit
+    fi
+done
+echo "no network card has the address $1" >&2
+exit 1
+"""
+
+
+def bridge_configuration(one: AttachedNetwork, client: NetworkClient) -> list[str]:
+    """The command that makes a card of a driver domain a port of its bridge, which gets the card's address."""
+    return ["sh", "-c", MAKE_BRIDGE, "sh", one.lease.mac, f"{one.lease.address}/{client.prefix}", BRIDGE]
+
+
 def configuration(one: AttachedNetwork, client: NetworkClient) -> list[str]:
     """The command that gives a guest's card its address: the card is known by its MAC."""
     script = NE2000_RECEIVE_WINDOW + CONFIGURE if one.network.model == "ne2000" else CONFIGURE

@@ -127,6 +127,7 @@ def _description(definition: Definition, image: BuiltImage) -> toolstack.Descrip
         kernel=image.kernel,
         ramdisk=image.initramfs,
         cmdline=" ".join(KERNEL_ARGUMENTS),
+        driver_domain=definition.driver_domain,
     )
 
 

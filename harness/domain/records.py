@@ -37,7 +37,9 @@ class Record:
     :param scratch: files and directories outside the record that go with the domain.
     :param addresses: IPv4 addresses of its cards.
     :param started: seconds since the epoch.
-    :param restarts: how many backend processes have died and were replaced.
+    :param restarts: how many backend processes have died and were replaced, and how often the domain itself was.
+    :param driver_domain: whether it serves others, by what it says at :attr:`driver_socket`.
+    :param waits_for: driver domains of this domain that have gone, so that what they serve makes no progress.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Record:
     addresses: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.time)
     restarts: int = 0
+    driver_domain: bool = False
+    waits_for: list[str] = field(default_factory=list)
 
     @property
     def directory(self) -> Path:
@@ -60,6 +64,11 @@ class Record:
     def control_socket(self) -> Path:
         """Where the owner takes requests, if it does."""
         return self.directory / "control.sock"
+
+    @property
+    def driver_socket(self) -> Path:
+        """Where the owner of a driver domain takes in those that it serves."""
+        return self.directory / "driver.sock"
 
     def write(self) -> None:
         """Put the record on disk, whole or not at all; any thread may call this."""
@@ -129,7 +138,7 @@ class Claim:
         os.close(self._descriptor)
 
 
-def claim(name: str, kind: str, logs: Path) -> Claim:
+def claim(name: str, kind: str, logs: Path, *, driver_domain: bool = False) -> Claim:
     """Take a free domid and the name, and write the record.
 
     :raise UsageError: a running domain has this name already.
@@ -147,7 +156,7 @@ def claim(name: str, kind: str, logs: Path) -> Claim:
         descriptor = try_lock(directory_of(domid) / "lock")
         if descriptor is None:
             raise UsageError(f"somebody locked the new record of domain {domid}", hint="try: harness gc")
-        record = Record(name, domid, kind, "created", os.getpid(), str(logs))
+        record = Record(name, domid, kind, "created", os.getpid(), str(logs), driver_domain=driver_domain)
         record.write()
         return Claim(record, descriptor)
 

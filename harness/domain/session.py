@@ -102,6 +102,7 @@ class Session:
             for stream in self._parts.paravirtual.consoles:
                 stream.shutdown(socket.SHUT_RDWR)
             await asyncio.wait(self._pv_console_ends)
+            self._pv_console_ends.clear()
         self.monitor.close()
 
     def trace_guest(self, connection: socket.socket, started: Callable[[], None]) -> None:

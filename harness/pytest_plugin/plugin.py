@@ -119,7 +119,7 @@ def attach_disk() -> Iterator[AttachDisk]:
 
 
 def _take_away(domain: Domain, target: str) -> None:
-    if domain.state is DomainState.RUNNING and any(one.disk.target == target for one in domain.parts.disks):
+    if domain.state is DomainState.RUNNING and target in domain.targets:
         domain.detach_disk(target, force=True)
 
 

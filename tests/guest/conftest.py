@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from harness.domain.definition import Definition
 from harness.domain.domain import Domain
 from harness.pytest_plugin.plugin import StartDomain, ready_made
+from tests.guest.driver_guest import DriverGuest, debugging, driver_guest
 
 GUESTS = ("hvm", "pv", "virtio")
 
@@ -34,3 +36,14 @@ def hvm(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) ->
 @pytest.fixture(scope="module")
 def pv(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Domain:
     return start_domain_for_module(named("pv", request))
+
+
+@pytest.fixture(scope="module")
+def guest(
+    request: pytest.FixtureRequest, start_domain_for_module: StartDomain, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DriverGuest]:
+    """A domain that the test plays, whose disks another domain's kernel serves."""
+    with debugging():
+        domain = start_domain_for_module(named("pv", request, disks=(), networks=()))
+    with driver_guest(domain, tmp_path_factory.mktemp("disks")) as guest:
+        yield guest

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from harness.bus.xenbus import XenbusState, read_state, wait_for_state
 from harness.host.deadline import Deadline
 from harness.host.process import Child
 from harness.hypervisor.events import PortState
-from harness.hypervisor.layout import DOMAIN_0, FRAME_SIZE, GUEST_PORTS
+from harness.hypervisor.layout import FRAME_SIZE, GRANTEE, GUEST_PORTS
 from harness.hypervisor.link import GuestEnd, Link
 from harness.store.client import StoreClient
 from harness.store.errors import StoreError
@@ -29,20 +30,29 @@ DOMID = 7
 SECONDS = 20.0
 
 
-class Guest:
-    """The guest's end of everything."""
+class GuestSide:
+    """The guest's end of everything: of a link, whoever the grantee is, and of the devices in XenStore.
 
-    def __init__(self, link: Link, store: StoreClient, start: Callable[[], Child]) -> None:
+    :param domid: of the domain that the test plays.
+    """
+
+    def __init__(self, link: Link, store: StoreClient, domid: int) -> None:
         self.store = store
-        self.backend = start()
-        self._start = start
+        self.domid = domid
         self.end = GuestEnd.from_fds([os.dup(fd) for fd in link.guest_fds()], vector=0, ports=GUEST_PORTS)
         self._free_frames = list(range(self.end.layout.nr_frames - 1, self.end.layout.first_free_frame - 1, -1))
 
-    def replace_backend(self) -> None:
-        """Have the backend process die, and another one take its place."""
-        self.backend.kill()
-        self.backend = self._start()
+    def add_disk(self, target: str, image: Path, **disk: Any) -> Device:  # noqa: ANN401 - add_vbd's
+        """Have the toolstack make a disk; the keywords are :func:`harness.bus.toolstack.add_vbd`'s."""
+        return toolstack.add_vbd(self.store, self.domid, target, image, **disk)
+
+    def remove_disk(self, device: Device) -> None:
+        """Have the toolstack remove it."""
+        self.store.rm(device.backend)
+        self.store.rm(device.frontend)
+
+    def check_backend(self) -> None:
+        """Fail when the backend has not survived what was done to it."""
 
     def frame(self) -> int:
         """A frame that nobody uses, zeroed."""
@@ -58,8 +68,10 @@ class Guest:
     def memory(self, frame: int) -> memoryview:
         return self.end.frame(frame)
 
-    def grant(self, frame: int, *, readonly: bool = False, domid: int = DOMAIN_0) -> int:
-        return self.end.table.grant(frame, domid, readonly=readonly)
+    def grant(self, frame: int, *, readonly: bool = False, domid: int | None = None) -> int:
+        """Grant a frame to the domain at the other end, or to another one."""
+        to = self.end.layout.domid[GRANTEE] if domid is None else domid
+        return self.end.table.grant(frame, to, readonly=readonly)
 
     def wait_for_event(self, port: int) -> None:
         """Wait until the backend has sent an event to a port of ours."""
@@ -93,7 +105,7 @@ class Guest:
         """Wait until the backend gives a device up, and check the reason it reports."""
         self.wait_for_backend(device, XenbusState.CLOSING)
         assert complaint in (self.error(device) or "")
-        assert self.backend.poll() is None
+        self.check_backend()
 
     def state(self, device: Device) -> XenbusState:
         return read_state(self.store, device.backend)
@@ -101,6 +113,23 @@ class Guest:
     def let_go(self, port: int) -> bool:
         """Whether the backend has closed its end of a port of ours."""
         return self.end.events.status(port)[0] == PortState.UNBOUND
+
+
+class Guest(GuestSide):
+    """A guest whose devices a backend process in Domain 0 serves."""
+
+    def __init__(self, link: Link, store: StoreClient, start: Callable[[], Child]) -> None:
+        self.backend = start()
+        self._start = start
+        super().__init__(link, store, DOMID)
+
+    def replace_backend(self) -> None:
+        """Have the backend process die, and another one take its place."""
+        self.backend.kill()
+        self.backend = self._start()
+
+    def check_backend(self) -> None:
+        assert self.backend.poll() is None
 
 
 def wait_until(what: str, condition: Callable[[], bool]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.backend.ring_pages import contiguous
-from harness.bus import toolstack
 from harness.bus.devices import Device
 from harness.bus.xenbus import XenbusState
 from harness.host.deadline import Deadline
@@ -18,7 +17,7 @@ from harness.hypervisor.grants import Grant
 from harness.hypervisor.layout import FRAME_SIZE
 from harness.ring.blkif import X86_64, Abi, Operation, pack_discard, pack_indirect, pack_request
 from harness.ring.ring import FrontRing
-from tests.unit.backend_guest import DOMID, SECONDS, Guest
+from tests.unit.backend_guest import SECONDS, GuestSide
 
 FRAMES = 40
 
@@ -26,22 +25,21 @@ _numbers = itertools.count()
 
 
 @contextmanager
-def attached(guest: Guest, image: Path, **disk: Any) -> Iterator[Device]:  # noqa: ANN401 - add_vbd's
+def attached(guest: GuestSide, image: Path, **disk: Any) -> Iterator[Device]:  # noqa: ANN401 - add_vbd's
     """A disk of the domain, under a name that no other has had; unplugged in the end.
 
     :param disk: what else :func:`harness.bus.toolstack.add_vbd` is told.
     """
     first, second = divmod(next(_numbers), 26)
     target = f"xvd{chr(ord('a') + first)}{chr(ord('a') + second)}"
-    device = toolstack.add_vbd(guest.store, DOMID, target, image, **disk)
+    device = guest.add_disk(target, image, **disk)
     yield device
-    guest.store.rm(device.backend)
-    guest.store.rm(device.frontend)
+    guest.remove_disk(device)
 
 
 @contextmanager
 def connected(
-    guest: Guest,
+    guest: GuestSide,
     image: Path,
     *,
     persistent: bool = True,
@@ -60,7 +58,7 @@ def connected(
 class RingFront:
     """A ring and an event channel; the frames of the ring are in the wrong order in the link."""
 
-    def __init__(self, guest: Guest, order: int, abi: Abi) -> None:
+    def __init__(self, guest: GuestSide, order: int, abi: Abi) -> None:
         self.guest = guest
         frames = [guest.frame() for _ in range(1 << order)][::-1]
         self.grants = [Grant(guest.grant(frame), frame, True, guest.memory(frame)) for frame in frames]
@@ -91,7 +89,7 @@ class BlockFront:
 
     def __init__(
         self,
-        guest: Guest,
+        guest: GuestSide,
         device: Device,
         *,
         persistent: bool = True,

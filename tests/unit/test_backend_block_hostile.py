@@ -61,7 +61,7 @@ def revoked(front: BlockFront) -> int:
 
 def foreign(front: BlockFront) -> int:
     """A reference that grants something to another domain."""
-    return front.guest.grant(front.guest.frame(), domid=3)
+    return front.guest.grant(front.guest.frame(), domid=4321)
 
 
 BAD_SEGMENTS: dict[str, Callable[[BlockFront], Segments]] = {

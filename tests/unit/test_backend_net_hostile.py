@@ -13,26 +13,20 @@ import pytest
 from harness.bus.features import Notification
 from harness.bus.xenbus import XenbusState
 from harness.ring.netif import (
-    EXTRA_FLAG_MORE,
-    EXTRA_GSO,
-    GSO_TYPE_TCPV4,
     RX_REQUEST,
     TX_ENTRY_SIZE,
     TX_REQUEST,
-    ExtraType,
     Status,
-    TxFlags,
 )
 from harness.ring.ring import HEADER_SIZE, REQ_PROD
 from tests.unit.backend_guest import Guest, domain_below, wait_until
-from tests.unit.net_packets import ethernet, tcp_packet
-from tests.unit.netfront import NOT_GRANTED, NetFront, connected
+from tests.unit.net_crimes import BAD_PACKETS, BROKEN_RINGS, PACKET
+from tests.unit.net_packets import ethernet
+from tests.unit.netfront import NetFront, connected
 from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 CONNECTED = XenbusState.CONNECTED
-CSUM, MORE, EXTRA = int(TxFlags.CSUM_BLANK), int(TxFlags.MORE_DATA), int(TxFlags.EXTRA_INFO)
-PACKET = ethernet(b"a good packet" * 20, kind=0x88B5)
 
 pytestmark = needs_tap
 
@@ -58,38 +52,6 @@ def front(guest: Guest, peer: Peer) -> Iterator[NetFront]:
         assert peer.receive()[1] == PACKET
 
 
-def gso(size: int, kind: int) -> bytes:
-    return EXTRA_GSO.pack(size, kind, 0)
-
-
-def put_slots(front: NetFront, total: int, sizes: list[int], *, refs: list[int] | None = None) -> int:
-    """A packet of slots that claim those sizes behind the first, which claims the total."""
-    refs = front.tx_refs if refs is None else refs
-    front.put(refs[0], 0, MORE if sizes else 0, total)
-    for index, size in enumerate(sizes):
-        front.put(refs[(index + 1) % len(refs)], 0, MORE if index + 1 < len(sizes) else 0, size)
-    return 1 + len(sizes)
-
-
-BAD_PACKETS: dict[str, Callable[[NetFront], int]] = {
-    "shorter than a header": lambda front: put_slots(front, 13, []),
-    "empty": lambda front: put_slots(front, 0, []),
-    "slots larger than the whole": lambda front: put_slots(front, 100, [50, 51]),
-    "19 slots": lambda front: put_slots(front, 1000, [10] * 18),
-    "20 slots": lambda front: put_slots(front, 1000, [10] * 19),
-    "a frame that is not granted": lambda front: put_slots(front, 100, [], refs=[NOT_GRANTED]),
-    "a second frame that is not granted": lambda front: put_slots(
-        front, 100, [50], refs=[front.tx_refs[0], NOT_GRANTED]
-    ),
-    "a reference out of range": lambda front: put_slots(front, 100, [], refs=[0xFFFFFFFF]),
-    "a checksum of nothing known": lambda front: front.put_packet(PACKET, [], flags=CSUM),
-    "a checksum of too little": lambda front: front.put_packet(tcp_packet(b"")[:50], [], flags=CSUM),
-    "a large packet of nothing known": lambda front: front.put_packet(
-        PACKET, [], flags=CSUM, gso=(1448, GSO_TYPE_TCPV4)
-    ),
-}
-
-
 @pytest.mark.parametrize("what", BAD_PACKETS)
 def test_a_bad_packet_is_an_error_of_its_own(front: NetFront, what: str) -> None:
     slots = BAD_PACKETS[what](front)
@@ -99,43 +61,30 @@ def test_a_bad_packet_is_an_error_of_its_own(front: NetFront, what: str) -> None
     assert statuses.count(NULL) == (1 if what.startswith("a large") else 0)
 
 
-def put_crossing(front: NetFront, offset: int, size: int) -> None:
-    front.put(front.tx_refs[0], offset, 0, size)
-
-
-def put_extras(front: NetFront, *extras: tuple[int, int, bytes]) -> None:
-    front.put(front.tx_refs[0], 0, EXTRA | CSUM, 100)
-    for kind, flags, content in extras:
-        front.put_extra(kind, flags, content)
-
-
-GOOD_GSO = (int(ExtraType.GSO), EXTRA_FLAG_MORE, gso(1448, GSO_TYPE_TCPV4))
-
-BROKEN: dict[str, tuple[Callable[[NetFront], object], str]] = {
-    "beyond the frame": (lambda front: put_crossing(front, 4000, 97), "crosses its frame"),
-    "offset 65535": (lambda front: put_crossing(front, 65535, 60), "crosses its frame"),
-    "a first slot larger than a frame": (lambda front: put_slots(front, 5000, [100]), "crosses its frame"),
-    "no last slot": (lambda front: front.put(front.tx_refs[0], 0, MORE, 100), "last slot"),
-    "no extra info": (lambda front: front.put(front.tx_refs[0], 0, EXTRA, 100), "last slot"),
-    "no second extra info": (lambda front: put_extras(front, GOOD_GSO), "last slot"),
-    "21 slots": (lambda front: put_slots(front, 1000, [10] * 20), "more than 20 slots"),
-    "extra type 0": (lambda front: put_extras(front, (0, 0, bytes(6))), "extra info of type 0"),
-    "extra type 5": (lambda front: put_extras(front, (5, 0, bytes(6))), "extra info of type 5"),
-    "extra type 255": (lambda front: put_extras(front, (255, 0, bytes(6))), "extra info of type 255"),
-    "extras without end": (lambda front: put_extras(front, *[GOOD_GSO] * 6), "more than 5 extra"),
-    "GSO size 0": (lambda front: put_extras(front, (1, 0, gso(0, GSO_TYPE_TCPV4))), "GSO type 1 and size 0"),
-    "GSO type 0": (lambda front: put_extras(front, (1, 0, gso(1448, 0))), "GSO type 0"),
-    "GSO type 3": (lambda front: put_extras(front, (1, 0, gso(1448, 3))), "GSO type 3"),
+COMPLAINTS = {
+    "beyond the frame": "crosses its frame",
+    "offset 65535": "crosses its frame",
+    "a first slot larger than a frame": "crosses its frame",
+    "no last slot": "last slot",
+    "no extra info": "last slot",
+    "no second extra info": "last slot",
+    "21 slots": "more than 20 slots",
+    "extra type 0": "extra info of type 0",
+    "extra type 5": "extra info of type 5",
+    "extra type 255": "extra info of type 255",
+    "extras without end": "more than 5 extra",
+    "GSO size 0": "GSO type 1 and size 0",
+    "GSO type 0": "GSO type 0",
+    "GSO type 3": "GSO type 3",
 }
 
 
-@pytest.mark.parametrize("what", BROKEN)
+@pytest.mark.parametrize("what", BROKEN_RINGS)
 def test_a_frontend_that_must_be_broken_loses_its_card_only(guest: Guest, front: NetFront, what: str) -> None:
-    put, complaint = BROKEN[what]
     with connected(guest) as victim:
-        put(victim)
+        BROKEN_RINGS[what](victim)
         victim.push()
-        guest.wait_until_failed(victim.device, complaint)
+        guest.wait_until_failed(victim.device, COMPLAINTS[what])
 
 
 @pytest.mark.parametrize("ring", ["tx", "rx"])

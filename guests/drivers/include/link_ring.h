@@ -57,4 +57,47 @@ static inline bool link_ring_passed(u32 old, u32 new, u32 event)
 	link_ring_responses(_armed);					\
 })
 
+/* ---- the back's half ----------------------------------------------------- */
+
+/* Publish the back's private responses; true: the front wants to be notified. */
+#define link_ring_push_responses(_link, _ring) ({			\
+	typeof(_ring) _r = (_ring);					\
+	u32 _old = READ_ONCE(_r->sring->rsp_prod);			\
+	u32 _new = _r->rsp_prod_pvt;					\
+									\
+	virt_wmb(); /* the front sees responses before the index */	\
+	WRITE_ONCE(_r->sring->rsp_prod, _new);				\
+	link_mb(_link); /* ... and the index before we read its event */ \
+	link_ring_passed(_old, _new, READ_ONCE(_r->sring->rsp_event));	\
+})
+
+/*
+ * How many requests wait, by one read of the other end's index. More than
+ * link_ring_room() afterwards means that the front has broken the ring.
+ */
+#define link_ring_requests(_ring) ({					\
+	typeof(_ring) _r = (_ring);					\
+	u32 _prod = READ_ONCE(_r->sring->req_prod);			\
+									\
+	virt_rmb(); /* read no request before its index */		\
+	_prod - READ_ONCE(_r->req_cons);				\
+})
+
+/* For how many more requests there are entries to answer them in. */
+#define link_ring_room(_ring) ({					\
+	typeof(_ring) _room = (_ring);					\
+									\
+	RING_SIZE(_room) - (READ_ONCE(_room->req_cons) -		\
+			    READ_ONCE(_room->rsp_prod_pvt));		\
+})
+
+/* Ask to be notified of the next request; returns how many wait already. */
+#define link_ring_arm_requests(_link, _ring) ({				\
+	typeof(_ring) _armed = (_ring);					\
+									\
+	WRITE_ONCE(_armed->sring->req_event, _armed->req_cons + 1);	\
+	link_mb(_link); /* the front sees this before we look again */	\
+	link_ring_requests(_armed);					\
+})
+
 #endif /* _LINK_RING_H */

@@ -1,0 +1,129 @@
+"""What tests of a driver domain's network backend share: the driver domain is real, its frontends are in this process."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from harness.bus import toolstack
+from harness.bus.devices import Device
+from harness.bus.features import NetFeatures
+from harness.bus.hotplug import forget
+from harness.bus.xenbus import XenbusState
+from harness.domain.definition import Definition
+from harness.domain.domain import Domain
+from harness.host.deadline import Deadline
+from harness.hypervisor.layout import DOMAIN_0, GRANTEE
+from harness.hypervisor.link import Link
+from harness.machine import command_line, loop
+from harness.store.client import StoreClient
+from tests.guest.cards import run
+from tests.unit.backend_guest import SECONDS, Guest, wait_until
+from tests.unit.netfront import DEFAULTS, OFFLOADS, NetFront
+
+CHECKS = ("slub_debug=FZP", "page_poison=1", "panic_on_warn=1")
+"""What makes a kernel end as soon as it has done something wrong."""
+LINK_MIB = 16
+CARRIER = 'cat "/sys/class/net/$1/carrier"'
+
+_domids = itertools.count(5000)
+_numbers = itertools.count()
+
+
+def start_with_checks(start: Callable[[Definition], Domain], definition: Definition) -> Domain:
+    """Start a domain whose kernel checks itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command_line, "KERNEL_ARGUMENTS", (*command_line.KERNEL_ARGUMENTS, *CHECKS))
+        return start(definition)
+
+
+class FrontendDomain(Guest):
+    """The granter's end of a link to a driver domain, for frontends in this process.
+
+    :ivar driver: the domain at the other end. Its QEMU is the process that serves the frontends.
+    """
+
+    def __init__(self, link: Link, store: StoreClient, driver: Domain) -> None:
+        super().__init__(link, store, lambda: driver.parts.qemu.child)
+        self.domid = link.layout.domid[0]
+        self.driver = driver
+
+    def grant(self, frame: int, *, readonly: bool = False, domid: int = DOMAIN_0) -> int:
+        """Grant a frame to the driver domain, unless it is to be another one."""
+        return super().grant(frame, readonly=readonly, domid=self.driver.domid if domid == DOMAIN_0 else domid)
+
+    def name(self, device: Device) -> str:
+        """What the driver domain calls its network device."""
+        return f"vif{self.domid}.{device.devid}"
+
+    def has_carrier(self, device: Device) -> bool:
+        return run(self.driver, CARRIER, self.name(device)).strip() == "1"
+
+
+@contextmanager
+def frontend_domain(driver: Domain) -> Iterator[FrontendDomain]:
+    """A domain that the driver domain has a link to."""
+    domid = next(_domids)
+    deadline = Deadline(SECONDS, f"plugging in the link to domain {domid}")
+    name = f"link-{domid}"
+    with ExitStack() as stack:
+        store = stack.enter_context(StoreClient.connect())
+        link = stack.enter_context(Link.between(domid, driver.domid, size=LINK_MIB << 20))
+        with link.qemu_socket(GRANTEE) as peer:
+            loop.run(driver.parts.qemu.attach_link(name, peer, link.layout.vectors[GRANTEE], deadline))
+        yield FrontendDomain(link, store, driver)
+        loop.run(driver.parts.qemu.detach_link(name, Deadline(SECONDS, f"unplugging {name}")))
+
+
+def plug_in(guest: FrontendDomain, device: Device, bridge: str | None) -> None:
+    """What the hotplug script does, when the backend has made its network device."""
+    guest.wait_for_backend(device, XenbusState.INIT_WAIT)
+    name = guest.name(device)
+    if bridge is not None:
+        run(guest.driver, 'ip link set "$1" master "$2"', name, bridge)
+    run(guest.driver, 'ip link set "$1" up', name)
+    toolstack.vif_is_plugged(guest.store, device)
+
+
+@contextmanager
+def card(
+    guest: FrontendDomain, *, bridge: str | None = None, mtu: int = 1500, features: NetFeatures = DEFAULTS
+) -> Iterator[Device]:
+    """A network card that the toolstack has made, and plugged into a bridge if one is named."""
+    device = toolstack.add_vif(
+        guest.store,
+        guest.domid,
+        next(_numbers),
+        "00:16:3e:00:00:01",
+        bridge or "br0",
+        mtu=mtu,
+        features=features,
+        backend_domid=guest.driver.domid,
+    )
+    plug_in(guest, device, bridge)
+    yield device
+    forget(guest.store, device)
+    name = guest.name(device)
+    wait_until(f"the end of {name}", lambda: name not in run(guest.driver, "ls /sys/class/net"))
+
+
+@contextmanager
+def connected(
+    guest: FrontendDomain,
+    *,
+    bridge: str | None = None,
+    split: bool = True,
+    offers: dict[str, int] | None = None,
+    queues: int = 1,
+    mtu: int = 1500,
+    features: NetFeatures = DEFAULTS,
+) -> Iterator[NetFront]:
+    """A card and a frontend that uses it; in the end the backend must let go of all the frontend gave it."""
+    with card(guest, bridge=bridge, mtu=mtu, features=features) as device:
+        offers = OFFLOADS if offers is None else offers
+        front = NetFront(guest, device, split=split, offers=offers, queues=queues).connect()
+        yield front
+        front.close()
