@@ -15,12 +15,12 @@ from harness.bus.devices import Device
 from harness.bus.toolstack import Storage
 from harness.domain import disks
 from harness.domain.domain import Domain
-from harness.host.deadline import Deadline
 from harness.hypervisor.layout import GRANTEE
 from harness.hypervisor.link import Link
 from harness.machine import command_line, loop
 from harness.store.client import StoreClient
-from tests.unit.backend_guest import SECONDS, GuestSide
+from tests.guest.links import plugged
+from tests.unit.backend_guest import GuestSide
 
 FRONTEND_DOMID = 900
 """No domain has it: the test plays this one."""
@@ -117,11 +117,8 @@ def driver_guest(domain: Domain, directory: Path) -> Iterator[DriverGuest]:
     """Plug a link into a running domain, at whose other end the test is; all is let go of and well in the end."""
     with ExitStack() as stack:
         link = stack.enter_context(Link.between(FRONTEND_DOMID, domain.domid, size=16 << 20))
-        server = stack.enter_context(link.qemu_socket(GRANTEE))
-        deadline = Deadline(SECONDS, "plugging a link in")
-        loop.run(domain.parts.qemu.attach_link("frontend", server, link.layout.vectors[GRANTEE], deadline))
         store = stack.enter_context(StoreClient.connect())
-        guest = DriverGuest(domain, link, store, directory)
-        yield guest
-        loop.run(domain.parts.qemu.detach_link("frontend", Deadline(SECONDS, "unplugging a link")))
+        with plugged(domain, "frontend", link, GRANTEE):
+            guest = DriverGuest(domain, link, store, directory)
+            yield guest
         guest.check_backend()
