@@ -1,4 +1,4 @@
-"""What tests of a driver domain's network backend share: the driver domain is real, its frontends are in this process."""
+"""What tests of a driver domain's network backend share: that domain is real, its frontends are in this process."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.guest.cards import run
 from tests.guest.conftest import named
 from tests.guest.frontends import FrontendDomain, card, connected, frontend_domain, plug_in, start_with_checks
 from tests.unit.backend_guest import wait_until
-from tests.unit.net_packets import MAC, PEER_MAC, checksum, ethernet, ipv4, ipv6_tcp_packet, pseudo_header, tcp_packet
+from tests.unit.net_packets import MAC, checksum, ethernet, ipv4, ipv6_tcp_packet, pseudo_header, tcp_packet
 from tests.unit.netfront import DEFAULTS, FRAMES, OFFLOADS, NetFront, Received
 
 OKAY, NULL = Status.OKAY, Status.NULL
