@@ -89,6 +89,7 @@ class DomainLife:
         self._stack = ExitStack()
         self._with_qemu = ExitStack()
         self._ending = threading.Event()
+        self._quitting = threading.Lock()
         self._crashes: Crashes | None = None
         self._serving: Serving | None = None
         self._parts: Parts | None = None
@@ -282,7 +283,7 @@ class DomainLife:
         self._set_state(DomainState.STARTING if self._restarts else DomainState.CRASHED)
         if self._serving is not None:
             self._serving.down()
-        loop.run(self._quit(parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+        self._end_qemu()
         self._with_qemu.close()
         if not self._restarts:
             return
@@ -362,8 +363,9 @@ class DomainLife:
         self._parts = None
 
     def _end_qemu(self) -> None:
+        # Whoever destroys a domain may meet the thread that looks after its crashes here.
         if self._parts is not None:
-            with suppress(HarnessError):
+            with self._quitting, suppress(HarnessError):
                 loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
 
     async def _quit(self, parts: Parts) -> None:

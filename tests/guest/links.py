@@ -15,25 +15,33 @@ from harness.store.client import StoreClient
 SECONDS = 30.0
 
 
-def plug(guest: Domain, name: str, link: Link, end: int) -> int:
-    """Plug one end of a link into a guest, which is not told whose the other is; returns the slot."""
+def plug(guest: Domain, name: str, link: Link, end: int, *, tell: bool = True) -> int:
+    """Plug one end of a link into a guest; returns the slot.
+
+    :param tell: the guest who is at the other end: whoever the link was made for.
+    """
     deadline = Deadline(SECONDS, f"plugging in {name}")
     with link.qemu_socket(end) as server:
-        return loop.run(guest.parts.qemu.attach_link(name, server, link.layout.vectors[end], deadline))
+        slot = loop.run(guest.parts.qemu.attach_link(name, server, link.layout.vectors[end], deadline))
+    if tell:
+        with StoreClient.connect() as store:
+            toolstack.add_link(store, guest.domid, slot, end, link.layout.domid[1 - end])
+    return slot
 
 
 def unplug(guest: Domain, name: str) -> None:
+    """Take a link out of a guest again."""
+    slot = loop.run(guest.parts.qemu.slot(name))
+    with StoreClient.connect() as store:
+        toolstack.remove_link(store, guest.domid, slot)
     loop.run(guest.parts.qemu.detach_link(name, Deadline(SECONDS, f"unplugging {name}")))
 
 
 @contextmanager
-def plugged(guest: Domain, name: str, link: Link, end: int) -> Iterator[None]:
-    """The guest is at one end of a link, and knows what the link was made for."""
-    slot = plug(guest, name, link, end)
-    with StoreClient.connect() as store:
-        toolstack.add_link(store, guest.domid, slot, end, link.layout.domid[1 - end])
-        try:
-            yield
-        finally:
-            toolstack.remove_link(store, guest.domid, slot)
-            unplug(guest, name)
+def plugged(guest: Domain, name: str, link: Link, end: int, *, tell: bool = True) -> Iterator[int]:
+    """A guest is at one end of a link; gives the slot."""
+    slot = plug(guest, name, link, end, tell=tell)
+    try:
+        yield slot
+    finally:
+        unplug(guest, name)

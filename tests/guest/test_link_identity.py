@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -20,7 +19,7 @@ from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from harness.store.paths import home
 from tests.guest.conftest import named
-from tests.guest.links import plug, plugged, unplug
+from tests.guest.links import plugged
 from tests.guest.test_bus_links import announced, exists, gone, is_there, quiet, wait_until
 
 HOSTILE, VICTIM = 32100, 32101
@@ -66,18 +65,6 @@ def wait_for_log(guest: Domain, words: str) -> None:
     wait_until(guest, f"dmesg | grep -q -F '{words}'")
 
 
-@contextmanager
-def plugged_into(guest: Domain, link: Link, end: int) -> Iterator[int]:
-    """As :func:`plugged`, but the guest is not told; gives the slot, and in the end takes back what it was told."""
-    slot = plug(guest, "link", link, end)
-    try:
-        yield slot
-    finally:
-        with StoreClient.connect() as store:
-            toolstack.remove_link(store, guest.domid, slot)
-        unplug(guest, "link")
-
-
 @pytest.mark.parametrize("end", [GRANTER, GRANTEE])
 def test_a_link_is_of_use_when_the_toolstack_has_said_whose_it_is(end: int, guest: Domain, store: StoreClient) -> None:
     disk, name = device(end, guest, HOSTILE)
@@ -85,7 +72,7 @@ def test_a_link_is_of_use_when_the_toolstack_has_said_whose_it_is(end: int, gues
     with (
         Link.between(*ends(end, guest, HOSTILE)) as link,
         announced(store, disk, {"virtual-device": str(DISK), "device-type": "disk"}, {}),
-        plugged_into(guest, link, end) as slot,
+        plugged(guest, "link", link, end, tell=False) as slot,
     ):
         wait_until(guest, f"[ -e /sys/bus/pci/drivers/pvbus/0000:00:{slot:02x}.0 ]")
         # The word on another slot says nothing about this one.
@@ -110,7 +97,7 @@ def test_who_claims_to_be_another_domain_is_refused(end: int, late: bool, guest:
     disk, name = device(end, guest, VICTIM)
     with Link.between(*ends(end, guest, HOSTILE)) as link, announced(store, disk, {}, {}):
         lie(link, DOMID_OFFSET, DOMID.pack(*ends(end, guest, VICTIM)))
-        with plugged_into(guest, link, end) as slot:
+        with plugged(guest, "link", link, end, tell=False) as slot:
             if late:
                 wait_until(guest, f"[ -e /sys/bus/pci/drivers/pvbus/0000:00:{slot:02x}.0 ]")
             toolstack.add_link(store, guest.domid, slot, end, HOSTILE)
@@ -178,7 +165,7 @@ def test_the_guest_cannot_write_what_it_is_told(guest: Domain, store: StoreClien
     def write(path: str) -> Completed:
         return guest.execute(["xenstore-write", path, f"grantee {VICTIM}"])
 
-    with Link.between(HOSTILE, guest.domid) as link, plugged_into(guest, link, GRANTEE) as slot:
+    with Link.between(HOSTILE, guest.domid) as link, plugged(guest, "link", link, GRANTEE, tell=False) as slot:
         assert not write(f"link/{slot:02x}").ok
         toolstack.add_link(store, guest.domid, slot, GRANTEE, HOSTILE)
         assert guest.execute(["xenstore-read", f"link/{slot:02x}"]).check().text.strip() == f"grantee {HOSTILE}"
