@@ -11,6 +11,7 @@ from harness.domain.definition import Disk, Network
 from harness.domain.domain import Domain
 from harness.domain.life import DomainState
 from harness.host.errors import GuestCrashed, UsageError
+from harness.machine.reports import SHUTDOWN_TEXTS
 from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from tests.guest.conftest import named
@@ -56,8 +57,8 @@ def test_what_was_plugged_in_comes_back_too(request: pytest.FixtureRequest, star
 
 def test_a_guest_that_ends_by_itself_has_not_crashed(request: pytest.FixtureRequest, start_domain: StartDomain) -> None:
     domain = start_domain(named("pv", request, on_crash="restart"))
-    domain.execute(["poweroff"])
-    assert "shut" in domain.wait_end()
+    domain.start_service(["poweroff"])
+    assert domain.wait_end() == SHUTDOWN_TEXTS["guest-shutdown"]
     assert domain.parts.record.restarts == 0
 
 
