@@ -139,7 +139,7 @@ def assemble(definition: Definition, held: Holdings, backend: str, stack: ExitSt
             agent_fd=agent[1],
             disks=_machine_disks(held.disks),
             networks=_machine_networks(held, stack, handed_over),
-            links=_machine_links(paravirtual, handed_over),
+            link=_machine_link(paravirtual, handed_over),
         )
         qemu = QemuProcess.spawn(machine, held.logs / "qemu.log", env=records.environment(record.domid))
     stack.callback(qemu.child.kill)
@@ -206,9 +206,9 @@ def _remove_tap(client: NetworkClient, name: str) -> None:
         client.remove_tap(name)
 
 
-def _machine_links(paravirtual: Paravirtual | None, handed_over: ExitStack) -> tuple[MachineLink, ...]:
+def _machine_link(paravirtual: Paravirtual | None, handed_over: ExitStack) -> MachineLink | None:
     if paravirtual is None:
-        return ()
+        return None
     server = paravirtual.link.qemu_socket()
     handed_over.callback(server.close)
-    return (MachineLink(server.fileno(), paravirtual.link.layout.vectors[GRANTER]),)
+    return MachineLink(server.fileno(), paravirtual.link.layout.vectors[GRANTER])

@@ -97,13 +97,14 @@ class DriverDomain:
         self._followed = True
         threading.Thread(target=listen, name=f"news of {self.name}", daemon=True).start()
 
-    def plug(self, link: socket.socket, vectors: int) -> None:
+    def plug(self, link: socket.socket, vectors: int, domid: int) -> None:
         """Have a link plugged into its QEMU; it goes when this connection closes.
 
         :param link: the end that maps; still the caller's to close.
         :param vectors: interrupt vectors of that end.
+        :param domid: of our domain, which is at the other end.
         """
-        self._ask("plug", [link.fileno()], vectors=vectors)
+        self._ask("plug", [link.fileno()], vectors=vectors, domid=domid)
 
     def prepare_disk(self, devid: int, path: str, *, readonly: bool) -> Storage:
         """Have a block device or a file in it made ready to be served.

@@ -78,15 +78,17 @@ class Server:
         with self._link.qemu_socket(GRANTER) as end:
             vectors = self._link.layout.vectors[GRANTER]
             try:
-                loop.run(qemu.attach_link(f"driver{self._driver.domid}", end, vectors, deadline))
+                slot = loop.run(qemu.attach_link(f"driver{self._driver.domid}", end, vectors, deadline))
             except QMPError as error:
                 raise HostError(
                     f"QEMU of domain {self._record.name} does not take the link to driver domain {self.name}: {error}"
                 ) from error
+        with StoreClient.connect() as store:
+            toolstack.add_link(store, self._record.domid, slot, GRANTER, self._driver.domid)
 
     def _plug_grantee(self) -> None:
         with self._link.qemu_socket(GRANTEE) as end:
-            self._driver.plug(end, self._link.layout.vectors[GRANTEE])
+            self._driver.plug(end, self._link.layout.vectors[GRANTEE], self._record.domid)
 
     # -- devices -------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any
 from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, QMPClient, QMPError, Runstate
 
 from harness.host.deadline import Deadline
-from harness.host.errors import DeadlineExpired, GuestGone, UsageError
+from harness.host.errors import DeadlineExpired, GuestGone, HostError, UsageError
 from harness.host.process import Child, spawn
 from harness.machine import descriptors
 from harness.machine.command_line import Machine, command_line
@@ -181,8 +181,8 @@ class QemuProcess:
         self._qmp.send_fd_scm(descriptor)
         await self.execute("getfd", {"fdname": name})
 
-    async def attach_link(self, name: str, link: socket.socket, vectors: int, deadline: Deadline) -> None:
-        """Plug the device of a link in; the guest finds it in its own time.
+    async def attach_link(self, name: str, link: socket.socket, vectors: int, deadline: Deadline) -> int:
+        """Plug the device of a link in; the guest finds it in its own time, and uses it when it knows whose it is.
 
         QEMU takes the granter, whose peer ID is 0, for the master of the memory: a machine at the other end cannot be
         migrated.
@@ -190,6 +190,7 @@ class QemuProcess:
         :param name: of the device, for :meth:`detach_link`.
         :param link: what :meth:`Link.qemu_socket` gave; still the caller's to close.
         :param vectors: interrupt vectors that the device has.
+        :return: its slot on the PCI bus, under which the guest is to be told, see :func:`toolstack.add_link`.
         :raise qemu.qmp.ExecuteError: QEMU refused; then nothing of it is left.
         :raise DeadlineExpired: it did not answer.
         """
@@ -204,11 +205,24 @@ class QemuProcess:
                 except QMPError:
                     await self.execute("chardev-remove", {"id": name})
                     raise
+                return await self.slot(name)
         except TimeoutError:
             raise deadline.error() from None
 
+    async def slot(self, name: str) -> int:
+        """Where on the PCI bus a device is.
+
+        :raise HostError: there is no such device.
+        """
+        match await self.execute("query-pci"):
+            case [{"devices": [*devices]}, *_]:
+                for device in devices:
+                    if isinstance(device, dict) and device.get("qdev_id") == name:
+                        return int(device["slot"])
+        raise HostError(f"QEMU of domain {self.name} has no PCI device {name}")
+
     async def detach_link(self, name: str, deadline: Deadline) -> None:
-        """Unplug the device of a link, and wait until the guest has let go of it.
+        """Unplug the device of a link, and wait until the guest has let go of it; see :func:`toolstack.remove_link`.
 
         :raise qemu.qmp.ExecuteError: there is no such device, or it is being unplugged already.
         :raise DeadlineExpired: the guest did not let go. It still may.

@@ -17,16 +17,15 @@ from harness.bus.hotplug import forget
 from harness.bus.xenbus import XenbusState
 from harness.domain.definition import Definition
 from harness.domain.domain import Domain
-from harness.host.deadline import Deadline
 from harness.hypervisor.layout import GRANTEE, GRANTER
 from harness.hypervisor.link import Link
-from harness.machine import loop
 from harness.ring.netif import Status
 from harness.store.client import StoreClient
 from tests.guest.cards import run
 from tests.guest.conftest import named
 from tests.guest.driver_guest import debugging
-from tests.unit.backend_guest import SECONDS, GuestSide, wait_until
+from tests.guest.links import plugged
+from tests.unit.backend_guest import GuestSide, wait_until
 from tests.unit.net_packets import MAC, ethernet
 from tests.unit.netfront import DEFAULTS, OFFLOADS, NetFront, Received
 
@@ -86,15 +85,11 @@ class FrontendDomain(GuestSide):
 def frontend_domain(driver: Domain) -> Iterator[FrontendDomain]:
     """A domain that the driver domain has a link to."""
     domid = next(_domids)
-    deadline = Deadline(SECONDS, f"plugging in the link to domain {domid}")
-    name = f"link-{domid}"
     with ExitStack() as stack:
         store = stack.enter_context(StoreClient.connect())
         link = stack.enter_context(Link.between(domid, driver.domid, size=LINK_MIB << 20))
-        with link.qemu_socket(GRANTEE) as peer:
-            loop.run(driver.parts.qemu.attach_link(name, peer, link.layout.vectors[GRANTEE], deadline))
+        stack.enter_context(plugged(driver, f"link-{domid}", link, GRANTEE))
         yield FrontendDomain(link, store, driver)
-        loop.run(driver.parts.qemu.detach_link(name, Deadline(SECONDS, f"unplugging {name}")))
 
 
 def plug_in(guest: FrontendDomain, device: Device, bridge: str | None) -> None:

@@ -261,6 +261,9 @@ static int map_device(struct bus_link *bl)
 	err = read_start_info(bl);
 	if (err)
 		return err;
+	err = identity_check_slot(bl);
+	if (err)
+		return err;
 	return check_layout(bl);
 }
 
@@ -352,6 +355,8 @@ static int users_start(struct bus_link *bl)
 			store_stop(bl);
 			return err;
 		}
+		bl->identity = LINK_KNOWN;
+		link_say(bl);
 	}
 	list_link(bl);
 	devices_look(bl);
@@ -395,10 +400,6 @@ static int link_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	err = users_start(bl);
 	if (err)
 		goto out_events;
-	dev_info(&pdev->dev, "link to domain %u, which %s: %u frames, %u vectors\n",
-		 bl->link.remote_domid,
-		 bl->me == LINK_END_GRANTER ? "maps" : "grants",
-		 bl->link.nr_frames, bl->events.nr_vectors);
 	return 0;
 
 out_events:
