@@ -44,7 +44,7 @@ def test_neither_disks_nor_network_lose_anything(
     guest = start_domain(served_definition(request, driver, ["/dev/vda", "/dev/vdb"], cards=1))
     with quiet_kernel(guest), ThreadPoolExecutor() as pool, transferring(guest) as arrived:
         wait_for("the first data", lambda: arrived() > 0)
-        with living(guest, "/dev/xvdb"):
+        with living(guest, "/dev/xvdb", SECONDS):
             fio: Future[Completed] = pool.submit(
                 partial(guest.execute, verifying("/dev/xvda", SECONDS), timeout=2 * SECONDS)
             )
