@@ -26,7 +26,8 @@ from harness.bus.features import (
 from harness.bus.nodes import Nodes
 from harness.bus.tree import Permissions, make_node
 from harness.bus.xenbus import XenbusState
-from harness.hypervisor.layout import GUEST_CONSOLE_PORT, GUEST_STORE_PORT
+from harness.host.errors import GuestGone
+from harness.hypervisor.layout import GRANTEE, GRANTER, GUEST_CONSOLE_PORT, GUEST_STORE_PORT
 from harness.hypervisor.link import Link
 from harness.store.client import StoreClient
 from harness.store.errors import StoreError
@@ -35,6 +36,9 @@ from harness.store.paths import home
 BLOCK_SCRIPT = "/etc/xen/scripts/block"
 VIF_SCRIPT = "/etc/xen/scripts/vif-bridge"
 """Where Xen's hotplug scripts are. What they would do in a driver domain, the harness does there through the agent."""
+
+END_NAMES = {GRANTER: "granter", GRANTEE: "grantee"}
+"""What a domain is told that it is on a link."""
 
 CONSOLE_LIMIT = 1 << 20
 """Bytes of console output that Domain 0 keeps."""
@@ -103,6 +107,9 @@ def add_domain(store: StoreClient, domid: int, link: Link, description: Descript
 def _write_domain(nodes: Nodes, domid: int, description: Description) -> None:
     base, permissions = home(domid), Permissions(domid)
     memory = str(description.memory_kib)
+    # Somebody may have plugged in a link while an earlier one with this number ended.
+    if nodes.exists(f"{base}/link"):
+        nodes.rm(f"{base}/link")
     make_node(nodes, base, permissions.readable, {"vm": f"/vm/{description.uuid}", "name": description.name})
     for cpu in range(description.vcpus):
         nodes.write(f"{base}/cpu/{cpu}/availability", "online")
@@ -146,6 +153,44 @@ def remove_domain(store: StoreClient, domid: int) -> None:
         # What backends have reported about it is of no use to who gets its number next.
         with suppress(StoreError):
             store.rm(f"{home(0)}/error/backend/{kind}/{domid}")
+
+
+def add_link(store: StoreClient, domid: int, slot: int, end: int, other: int) -> None:
+    """Tell a domain who is at the other end of a link that has been plugged in; until then it does not use it.
+
+    The link's own memory says so, too, but whoever is at the other end can write there.
+
+    :param slot: where on the PCI bus the link is.
+    :param end: where on the link the domain is.
+    :param other: the domain at the other end.
+    :raise GuestGone: the domain has ended.
+    """
+    path = _link_node(domid, slot)
+
+    def change(nodes: Nodes) -> None:
+        if not nodes.exists(home(domid)):
+            raise GuestGone(f"domain {domid} has ended")
+        nodes.write(path, f"{END_NAMES[end]} {other}")
+        nodes.set_perms(path, Permissions(domid).readable)
+
+    store.transact(change)
+
+
+def remove_link(store: StoreClient, domid: int, slot: int) -> None:
+    """Forget who is at the other end of a link, before it is unplugged: afterwards the slot may be another's.
+
+    A guest that does not let go of the link may go on to use it.
+    """
+    try:
+        store.rm(_link_node(domid, slot))
+    except StoreError as error:
+        # It went with the domain.
+        if error.name != "ENOENT":
+            raise
+
+
+def _link_node(domid: int, slot: int) -> str:
+    return f"{home(domid)}/link/{slot:02x}"
 
 
 def _add_device(

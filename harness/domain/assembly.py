@@ -163,7 +163,7 @@ def assemble(
             agent_fd=agent[1],
             disks=_machine_disks(held.disks),
             networks=_machine_networks(held, stack, handed_over),
-            links=() if warm else _machine_links(paravirtual, handed_over),
+            link=None if warm else _machine_link(paravirtual, handed_over),
             incoming=warm or saved is not None,
             bare=warm,
         )
@@ -233,9 +233,9 @@ def _remove_tap(client: NetworkClient, name: str) -> None:
         client.remove_tap(name)
 
 
-def _machine_links(paravirtual: Paravirtual | None, handed_over: ExitStack) -> tuple[MachineLink, ...]:
+def _machine_link(paravirtual: Paravirtual | None, handed_over: ExitStack) -> MachineLink | None:
     if paravirtual is None:
-        return ()
+        return None
     server = paravirtual.link.qemu_socket()
     handed_over.callback(server.close)
-    return (MachineLink(server.fileno(), paravirtual.link.layout.vectors[GRANTER]),)
+    return MachineLink(server.fileno(), paravirtual.link.layout.vectors[GRANTER])

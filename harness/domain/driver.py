@@ -59,6 +59,7 @@ class DriverDomain:
     def __init__(self, record: Record, client: str) -> None:
         self.name = record.name
         self._record = record
+        self._followed = False
         self._connection = self._connect()
         try:
             answer = self._exchange(self._connection, {"op": "serve", "name": client})
@@ -90,17 +91,20 @@ class DriverDomain:
             with suppress(OSError):
                 while (news := messages.receive(self._connection, messages.MAX_ANSWER)) is not None:
                     {GONE: gone, BACK: back}[news.get("event", str)]()
+            self._connection.close()
             ended()
 
+        self._followed = True
         threading.Thread(target=listen, name=f"news of {self.name}", daemon=True).start()
 
-    def plug(self, link: socket.socket, vectors: int) -> None:
+    def plug(self, link: socket.socket, vectors: int, domid: int) -> None:
         """Have a link plugged into its QEMU; it goes when this connection closes.
 
         :param link: the end that maps; still the caller's to close.
         :param vectors: interrupt vectors of that end.
+        :param domid: of our domain, which is at the other end.
         """
-        self._ask("plug", [link.fileno()], vectors=vectors)
+        self._ask("plug", [link.fileno()], vectors=vectors, domid=domid)
 
     def prepare_disk(self, devid: int, path: str, *, readonly: bool) -> Storage:
         """Have a block device or a file in it made ready to be served.
@@ -122,6 +126,8 @@ class DriverDomain:
     def close(self) -> None:
         """Be served no more."""
         cut(self._connection)
+        if not self._followed:
+            self._connection.close()
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

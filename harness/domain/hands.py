@@ -8,11 +8,14 @@ from typing import Protocol
 
 from qemu.qmp import QMPError
 
+from harness.bus import toolstack
 from harness.domain.assembly import Parts
 from harness.domain.session import Session
 from harness.guest.completed import Completed
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError
+from harness.hypervisor.layout import GRANTEE
+from harness.store.client import StoreClient
 
 PLUG_SECONDS = 30.0
 
@@ -36,18 +39,23 @@ class Hands:
     def __init__(self, domain: Owned) -> None:
         self._domain = domain
 
-    def plug_link(self, name: str, link: socket.socket, vectors: int) -> None:
+    def plug_link(self, name: str, link: socket.socket, vectors: int, domid: int) -> None:
         """:raise HostError: QEMU does not take it."""
         deadline = Deadline(PLUG_SECONDS, f"QEMU of driver domain {self._domain.name} to take a link")
         work = self._domain.parts.qemu.attach_link(name, link, vectors, deadline)
         try:
-            self._domain.session.guarded(work, deadline)
+            slot = self._domain.session.guarded(work, deadline)
         except QMPError as error:
             raise HostError(f"QEMU of driver domain {self._domain.name} does not take a link: {error}") from error
+        with StoreClient.connect() as store:
+            toolstack.add_link(store, self._domain.parts.record.domid, slot, GRANTEE, domid)
 
     def unplug_link(self, name: str, seconds: float) -> None:
         """:raise GuestError: the guest does not let go of it."""
         deadline = Deadline(seconds, f"driver domain {self._domain.name} to let go of a link")
+        slot = self._domain.session.guarded(self._domain.parts.qemu.slot(name), deadline)
+        with StoreClient.connect() as store:
+            toolstack.remove_link(store, self._domain.parts.record.domid, slot)
         work = self._domain.parts.qemu.detach_link(name, deadline)
         try:
             self._domain.session.guarded(work, deadline, grace=1.0)

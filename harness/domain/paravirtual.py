@@ -24,7 +24,7 @@ from harness.domain.records import Record
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError
 from harness.host.interruption import Guard
-from harness.hypervisor.layout import GRANTER
+from harness.hypervisor.layout import FIRST_LINK_SLOT, GRANTER
 from harness.hypervisor.link import Link
 from harness.image.build import BuiltImage
 from harness.machine import loop
@@ -80,7 +80,7 @@ class Paravirtual:
         with self.link.qemu_socket() as server:
             vectors = self.link.layout.vectors[GRANTER]
             try:
-                loop.run(qemu.attach_link(LINK, server, vectors, deadline, granter=True))
+                loop.run(qemu.attach_link(LINK, server, vectors, deadline, slot=FIRST_LINK_SLOT, granter=True))
             except QMPError as error:
                 raise HostError(f"QEMU of domain {qemu.name} takes no link: {error}") from error
 

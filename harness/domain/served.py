@@ -49,6 +49,7 @@ class Server:
         self._log = log
         self._changed = changed
         self._qemu = qemu
+        self._closed = False
         self._turn = threading.RLock()
         self._disks: dict[Device, Disk] = {}
         self._cards: dict[Device, AttachedNetwork] = {}
@@ -83,15 +84,17 @@ class Server:
         with self._link.qemu_socket(GRANTER) as end:
             vectors = self._link.layout.vectors[GRANTER]
             try:
-                loop.run(self._qemu.attach_link(self._device, end, vectors, deadline, granter=True))
+                slot = loop.run(self._qemu.attach_link(self._device, end, vectors, deadline, granter=True))
             except QMPError as error:
                 raise HostError(
                     f"QEMU of domain {self._record.name} does not take the link to driver domain {self.name}: {error}"
                 ) from error
+        with StoreClient.connect() as store:
+            toolstack.add_link(store, self._record.domid, slot, GRANTER, self._driver.domid)
 
     def _plug_grantee(self) -> None:
         with self._link.qemu_socket(GRANTEE) as end:
-            self._driver.plug(end, self._link.layout.vectors[GRANTEE])
+            self._driver.plug(end, self._link.layout.vectors[GRANTEE], self._record.domid)
 
     # -- devices -------------------------------------------------------------------------------------------------------
 
@@ -182,7 +185,8 @@ class Server:
 
     def _ended(self) -> None:
         self.over = True
-        self._wait(f"driver domain {self.name} has ended")
+        if not self._closed:
+            self._wait(f"driver domain {self.name} has ended")
 
     def _wait(self, reason: str) -> None:
         # Not in turn: whoever has that is asking the dead one, and about to hear of it.
@@ -193,6 +197,8 @@ class Server:
     def _back(self) -> None:
         """Have the driver domain serve again what it served before it died."""
         with self._turn:
+            if self._closed:
+                return
             try:
                 self._link.renew()
                 self._plug_grantee()
@@ -218,6 +224,8 @@ class Server:
         :raise HarnessError: our guest does not let go of it.
         """
         try:
+            with StoreClient.connect() as store:
+                toolstack.remove_link(store, self._record.domid, loop.run(self._qemu.slot(self._device)))
             loop.run(self._qemu.detach_link(self._device, deadline))
         except QMPError as error:
             raise HostError(
@@ -227,7 +235,9 @@ class Server:
 
     def close(self) -> None:
         """Be served no more."""
-        self._stack.close()
+        self._closed = True
+        with self._turn:
+            self._stack.close()
 
 
 class Served:

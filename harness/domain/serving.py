@@ -55,8 +55,8 @@ brctl addif "$2" "$1" && exec ip link set "$1" up
 class Guest(Protocol):
     """The driver domain itself."""
 
-    def plug_link(self, name: str, link: socket.socket, vectors: int) -> None:
-        """Plug a link into its QEMU, of which it is the end that maps."""
+    def plug_link(self, name: str, link: socket.socket, vectors: int, domid: int) -> None:
+        """Plug a link into its QEMU, of which it is the end that maps, and the other one this domain."""
 
     def unplug_link(self, name: str, seconds: float) -> None:
         """Unplug it again, and wait until the guest has let go of it."""
@@ -257,7 +257,7 @@ class Serving:
         if not request.descriptors or client.plugged:
             raise UsageError(f"domain {client.name} gave no link to driver domain {self._name}, or another one")
         with socket.socket(fileno=request.descriptors.pop()) as link:
-            self._guest.plug_link(client.link, link, request.get("vectors", int))
+            self._guest.plug_link(client.link, link, request.get("vectors", int), request.get("domid", int))
         client.plugged = True
         return {}
 

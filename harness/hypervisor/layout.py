@@ -18,6 +18,8 @@ LINK_MAGIC = 0x4B4E494C
 LINK_VERSION = 2
 LINK_INFO_OFFSET = 2048
 LINK_PORTS = 4096
+FIRST_LINK_SLOT = 31
+"""Where on the PCI bus a domain's link to Domain 0 is, and no other: QEMU gives it to nobody who does not ask."""
 GRANTER = 0
 GRANTEE = 1
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.hypervisor.layout import FIRST_LINK_SLOT
+
 QEMU = "qemu-system-x86_64"
 
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -71,7 +73,7 @@ class MachineNetwork:
 
 @dataclass(frozen=True)
 class MachineLink:
-    """An ivshmem link.
+    """The link to Domain 0, over ivshmem. Those to other domains are plugged in.
 
     :param fd: a stream socket on which the ivshmem server's messages arrive.
     :param vectors: interrupt vectors the device has.
@@ -103,7 +105,7 @@ class Machine:
     agent_fd: int
     disks: tuple[MachineDisk, ...] = ()
     networks: tuple[MachineNetwork, ...] = ()
-    links: tuple[MachineLink, ...] = ()
+    link: MachineLink | None = None
     kernel_arguments: tuple[str, ...] = field(default=())
     incoming: bool = False
     bare: bool = False
@@ -115,7 +117,7 @@ class Machine:
             self.agent_fd,
             *(descriptor for disk in self.disks for descriptor in disk.lease_fds),
             *(network.tap_fd for network in self.networks),
-            *(link.fd for link in self.links),
+            *([] if self.link is None else [self.link.fd]),
         ]
 
 
@@ -195,9 +197,10 @@ def network_objects(number: int, network: MachineNetwork) -> tuple[dict[str, Any
     return port, device
 
 
-def _link(number: int, link: MachineLink) -> list[str]:
-    device = f"ivshmem-doorbell,id=link{number},chardev=link{number},vectors={link.vectors},master=on"
-    return ["-chardev", f"socket,id=link{number},fd={link.fd}", "-device", device]
+def _link(link: MachineLink) -> list[str]:
+    # By its place the guest knows it.
+    device = f"ivshmem-doorbell,id=link0,chardev=link0,vectors={link.vectors},master=on,addr={FIRST_LINK_SLOT:#x}"
+    return ["-chardev", f"socket,id=link0,fd={link.fd}", "-device", device]
 
 
 def command_line(machine: Machine, qmp_fd: int) -> list[str]:
@@ -222,8 +225,8 @@ def command_line(machine: Machine, qmp_fd: int) -> list[str]:
         *("-initrd", str(machine.initramfs)),
         *("-append", " ".join([*KERNEL_ARGUMENTS, *machine.kernel_arguments])),
     ]
-    for link_number, link in enumerate(machine.links):
-        arguments += _link(link_number, link)
+    if machine.link is not None:
+        arguments += _link(machine.link)
     return arguments if machine.bare else arguments + _devices(machine)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from qemu.qmp import ConnectError, EventListener, ExecInterruptedError, QMPClient, QMPError, Runstate
 
 from harness.host.deadline import Deadline
-from harness.host.errors import DeadlineExpired, GuestGone, UsageError
+from harness.host.errors import DeadlineExpired, GuestGone, HostError, UsageError
 from harness.host.process import Child, spawn
 from harness.machine import descriptors
 from harness.machine.command_line import Machine, command_line, disk_objects, network_objects, sorted_disks
@@ -205,15 +205,24 @@ class QemuProcess:
             raise deadline.error() from None
 
     async def attach_link(
-        self, name: str, link: socket.socket, vectors: int, deadline: Deadline, *, granter: bool = False
-    ) -> None:
-        """Plug the device of a link in; the guest finds it in its own time.
+        self,
+        name: str,
+        link: socket.socket,
+        vectors: int,
+        deadline: Deadline,
+        *,
+        slot: int | None = None,
+        granter: bool = False,
+    ) -> int:
+        """Plug the device of a link in; the guest finds it in its own time, and uses it when it knows whose it is.
 
         :param name: of the device, for :meth:`detach_link`.
         :param link: what :meth:`Link.qemu_socket` gave; still the caller's to close.
         :param vectors: interrupt vectors that the device has.
+        :param slot: where on the PCI bus it is to be; None: where there is room.
         :param granter: the machine is at that end: the link's memory is saved with its own. With the other end of a
             link, a machine cannot be saved.
+        :return: its slot on the PCI bus, under which the guest is to be told, see :func:`toolstack.add_link`.
         :raise qemu.qmp.ExecuteError: QEMU refused; then nothing of it is left.
         :raise DeadlineExpired: it did not answer.
         """
@@ -221,6 +230,8 @@ class QemuProcess:
         device: dict[str, object] = {"driver": "ivshmem-doorbell", "id": name, "chardev": name, "vectors": vectors}
         if granter:
             device["master"] = "on"
+        if slot is not None:
+            device["addr"] = f"{slot:#x}"
         try:
             async with asyncio.timeout(deadline.left):
                 await self.send_descriptor(name, link.fileno())
@@ -230,11 +241,24 @@ class QemuProcess:
                 except QMPError:
                     await self.execute("chardev-remove", {"id": name})
                     raise
+                return await self.slot(name)
         except TimeoutError:
             raise deadline.error() from None
 
+    async def slot(self, name: str) -> int:
+        """Where on the PCI bus a device is.
+
+        :raise HostError: there is no such device.
+        """
+        match await self.execute("query-pci"):
+            case [{"devices": [*devices]}, *_]:
+                for device in devices:
+                    if isinstance(device, dict) and device.get("qdev_id") == name:
+                        return int(device["slot"])
+        raise HostError(f"QEMU of domain {self.name} has no PCI device {name}")
+
     async def detach_link(self, name: str, deadline: Deadline) -> None:
-        """Unplug the device of a link, and wait until the guest has let go of it.
+        """Unplug the device of a link, and wait until the guest has let go of it; see :func:`toolstack.remove_link`.
 
         :raise qemu.qmp.ExecuteError: there is no such device, or it is being unplugged already.
         :raise DeadlineExpired: the guest did not let go. It still may.

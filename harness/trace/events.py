@@ -66,6 +66,7 @@ class Event:
     :param ring: such as ``vbd/51712/queue-0``; empty when it is about no ring.
     :param index: of the ring: a request's for ``submitted`` and ``taken``, a response's for ``answered`` and
         ``completed``, and for ``pushed`` that behind the last request.
+    :param domid: of the domain at the other end of the guest's link that has the port.
     :param count: of events that are missing before this one.
     :param text: which poller, or which node has which state.
     """
@@ -83,6 +84,7 @@ class Event:
     status: int | None = None
     notify: bool | None = None
     port: int | None = None
+    domid: int | None = None
     count: int | None = None
     text: str | None = None
 
@@ -136,7 +138,7 @@ def of_line(line: TraceLine) -> Event:
             found = "found something" if int(fields["found"]) else "looked in vain"
             return Event(time, GUEST, what, text=f"{fields['name'][:40]} {found}")
         if "port" in fields:
-            return Event(time, GUEST, what, port=int(fields["port"]))
+            return Event(time, GUEST, what, port=int(fields["port"]), domid=int(fields["domid"]))
         ring = _ring(line.event, int(fields.pop("dev")), int(fields.pop("queue")))
         known["operation"] = {"pvnet_xmit": "transmit", "pvnet_rx": "receive"}.get(line.event)
         if "op" in fields:
@@ -179,6 +181,7 @@ def clock_line(offset: int, uncertainty: int) -> str:
 
 
 NUMBERS = {name: range(1 << 32) for name in ("index", "segments", "port", "count", "bytes")} | {
+    "domid": range(1 << 16),
     "time": range(U64),
     "id": range(U64),
     "sector": range(U64),

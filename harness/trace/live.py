@@ -206,7 +206,8 @@ class _Filter:
         if event.ring:
             return event.ring.startswith(self._rings)
         if event.port is not None:
-            return event.port in self._ports[event.clock]
+            # Backend processes are on the link to Domain 0.
+            return event.port in self._ports[event.clock] and not event.domid
         if event.what == "poll":
             return (event.text or "").startswith(self._poller)
         return event.what != "state" or any(node in (event.text or "") for node in self._nodes)

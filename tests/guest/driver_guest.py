@@ -15,12 +15,12 @@ from harness.bus.devices import Device
 from harness.bus.toolstack import Storage
 from harness.domain import disks
 from harness.domain.domain import Domain
-from harness.host.deadline import Deadline
 from harness.hypervisor.layout import FRAME_SIZE, GRANTEE, GRANTER, LINK_PORTS
 from harness.hypervisor.link import Link
 from harness.machine import command_line, loop
 from harness.store.client import StoreClient
-from tests.unit.backend_guest import SECONDS, GuestSide
+from tests.guest import links
+from tests.unit.backend_guest import GuestSide
 
 FRONTEND_DOMID = 900
 """No domain has it: the test plays this one."""
@@ -98,10 +98,7 @@ class DriverGuest(GuestSide):
         return self.add_storage(target, self.device_file(self.take(image)), **disk)
 
     def add_storage(self, target: str, device: str, **disk: Any) -> Device:  # noqa: ANN401 - likewise
-        """A disk that is kept on a device of the driver domain.
-
-        One that is there already only gets its backend again.
-        """
+        """A disk that is kept on a device of the driver domain."""
         storage = Storage(self.domain.domid, device, (0, 0))
         return toolstack.add_vbd(self.store, self.domid, target, Path(device), storage=storage, **disk)
 
@@ -126,7 +123,7 @@ class DriverGuest(GuestSide):
 
     def unplug(self) -> None:
         """Take the link out of the driver domain's machine."""
-        loop.run(self.domain.parts.qemu.detach_link(_name(self.domid), Deadline(SECONDS, "unplugging a link")))
+        links.unplug(self.domain, _name(self.domid))
 
 
 def _name(domid: int) -> str:
@@ -138,9 +135,7 @@ def plugged(domain: Domain, directory: Path, domid: int = FRONTEND_DOMID) -> Ite
     """Plug a link into a running domain, at whose other end the test is."""
     with ExitStack() as stack:
         link = stack.enter_context(Link.between(domid, domain.domid, size=16 << 20))
-        server = stack.enter_context(link.qemu_socket(GRANTEE))
-        deadline = Deadline(SECONDS, "plugging a link in")
-        loop.run(domain.parts.qemu.attach_link(_name(domid), server, link.layout.vectors[GRANTEE], deadline))
+        links.plug(domain, _name(domid), link, GRANTEE)
         store = stack.enter_context(StoreClient.connect())
         yield DriverGuest(domain, link, store, directory)
 

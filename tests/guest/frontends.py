@@ -17,16 +17,15 @@ from harness.bus.hotplug import forget
 from harness.bus.xenbus import XenbusState
 from harness.domain.definition import Definition
 from harness.domain.domain import Domain
-from harness.host.deadline import Deadline
 from harness.hypervisor.layout import GRANTEE, GRANTER
 from harness.hypervisor.link import Link
-from harness.machine import loop
 from harness.ring.netif import Status
 from harness.store.client import StoreClient
 from tests.guest.cards import run
 from tests.guest.conftest import named
 from tests.guest.driver_guest import debugging
-from tests.unit.backend_guest import SECONDS, GuestSide, wait_until
+from tests.guest.links import plugged
+from tests.unit.backend_guest import GuestSide, wait_until
 from tests.unit.net_packets import MAC, ethernet
 from tests.unit.netfront import DEFAULTS, OFFLOADS, NetFront, Received
 
@@ -36,6 +35,12 @@ BRIDGE = """
 sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
 for bridge in br0 br1; do ip link add $bridge type bridge && ip link set $bridge up; done
 """
+EXISTS = '[ ! -e "/sys/class/net/$1" ] || echo yes'
+FORWARDS = """
+[ -e "/sys/class/net/$1/brport" ] || exit 0
+until [ "$(cat "/sys/class/net/$1/brport/state")" = 3 ]; do usleep 10000; done
+"""
+"""A bridge hears of a carrier a little later, and until then takes and gives nothing."""
 CARRIER = 'cat "/sys/class/net/$1/carrier"'
 
 _domids = itertools.count(5000)
@@ -80,15 +85,11 @@ class FrontendDomain(GuestSide):
 def frontend_domain(driver: Domain) -> Iterator[FrontendDomain]:
     """A domain that the driver domain has a link to."""
     domid = next(_domids)
-    deadline = Deadline(SECONDS, f"plugging in the link to domain {domid}")
-    name = f"link-{domid}"
     with ExitStack() as stack:
         store = stack.enter_context(StoreClient.connect())
         link = stack.enter_context(Link.between(domid, driver.domid, size=LINK_MIB << 20))
-        with link.qemu_socket(GRANTEE) as peer:
-            loop.run(driver.parts.qemu.attach_link(name, peer, link.layout.vectors[GRANTEE], deadline))
+        stack.enter_context(plugged(driver, f"link-{domid}", link, GRANTEE))
         yield FrontendDomain(link, store, driver)
-        loop.run(driver.parts.qemu.detach_link(name, Deadline(SECONDS, f"unplugging {name}")))
 
 
 def plug_in(guest: FrontendDomain, device: Device, bridge: str | None) -> None:
@@ -120,7 +121,23 @@ def card(
     yield device
     forget(guest.store, device)
     name = guest.name(device)
-    wait_until(f"the end of {name}", lambda: name not in run(guest.driver, "ls /sys/class/net").split())
+    wait_until(f"the end of {name}", lambda: not run(guest.driver, EXISTS, name))
+
+
+def connect(
+    guest: FrontendDomain,
+    device: Device,
+    *,
+    split: bool = True,
+    offers: dict[str, int] | None = None,
+    queues: int = 1,
+    state: XenbusState = XenbusState.CONNECTED,
+) -> NetFront:
+    """Connect a frontend, and wait until packets get through the bridge."""
+    offers = OFFLOADS if offers is None else offers
+    front = NetFront(guest, device, split=split, offers=offers, queues=queues).connect(state)
+    run(guest.driver, FORWARDS, guest.name(device))
+    return front
 
 
 @contextmanager
@@ -136,8 +153,7 @@ def connected(
 ) -> Iterator[NetFront]:
     """A card and a frontend that uses it; in the end the backend must let go of all the frontend gave it."""
     with card(guest, bridge=bridge, mtu=mtu, features=features) as device:
-        offers = OFFLOADS if offers is None else offers
-        front = NetFront(guest, device, split=split, offers=offers, queues=queues).connect()
+        front = connect(guest, device, split=split, offers=offers, queues=queues)
         yield front
         front.close()
 

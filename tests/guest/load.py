@@ -107,15 +107,18 @@ def transferring(domain: Domain) -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
-def living(domain: Domain, device: str) -> Iterator[None]:
-    """A file system lives on a disk, see :data:`FILES`; in the end it is whole."""
+def living(domain: Domain, device: str, seconds: float = SECONDS) -> Iterator[None]:
+    """A file system lives on a disk, see :data:`FILES`; in the end it is whole.
+
+    :param seconds: it may take so long, all in all.
+    """
     with ThreadPoolExecutor() as pool:
-        files = pool.submit(partial(domain.execute, ["sh", "-c", FILES, "sh", device], timeout=SECONDS))
+        files = pool.submit(partial(domain.execute, ["sh", "-c", FILES, "sh", device], timeout=seconds))
         try:
             yield
         finally:
             domain.write_file("/tmp/enough", b"")
-        assert int(files.result(SECONDS).check().text) > 0
+        assert int(files.result(seconds).check().text) > 0
 
 
 def wait_under_load(load: Future[Completed], seconds: tuple[float, float]) -> None:

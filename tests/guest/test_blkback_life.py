@@ -175,7 +175,7 @@ def test_a_new_backend_begins_with_new_rings(guest: DriverGuest, image: Path) ->
         wait_until("the end of the old backend", lambda: guest.mapped() == 0)
         old = front.queues
         front.page[:64] = b"\xee" * 64
-        guest.add_storage(name, storage)
+        guest.add_storage(name, storage, again=True)
         guest.wait_for_backend(front.device, XenbusState.INIT_WAIT)
         # What is in the old ring is for nobody.
         guest.switch(front.device, XenbusState.CONNECTED)

@@ -19,15 +19,14 @@ from harness.hypervisor.events import EventChannels, PortState
 from harness.hypervisor.grants import GTF_READING, statuses
 from harness.hypervisor.layout import GRANTEE, GRANTER, LINK_PORTS, PORT
 from harness.hypervisor.link import GuestEnd, Link, LinkEnd
-from harness.machine import loop
 from harness.machine.descriptors import eventfds
 from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from tests.guest.conftest import named
+from tests.guest.links import SECONDS, plugged
 
 SERVED, SERVING = 32000, 32001
 """Domains that only the store knows of: the tests play their end of a link."""
-SECONDS = 30.0
 PORTS = range(1, LINK_PORTS)
 DISK = 51712 + 16
 
@@ -41,22 +40,6 @@ def guest(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) 
 def store() -> Iterator[StoreClient]:
     with StoreClient.connect() as client:
         yield client
-
-
-def deadline() -> Deadline:
-    return Deadline(SECONDS, "the guest")
-
-
-@contextmanager
-def plugged(guest: Domain, name: str, link: Link, end: int) -> Iterator[None]:
-    """The guest is at one end of a link."""
-    qemu = guest.parts.qemu
-    with link.qemu_socket(end) as server:
-        loop.run(qemu.attach_link(name, server, link.layout.vectors[end], deadline()))
-    try:
-        yield
-    finally:
-        loop.run(qemu.detach_link(name, deadline()))
 
 
 def announce(store: StoreClient, device: Device, frontend: Mapping[str, str], backend: Mapping[str, str]) -> None:
@@ -325,7 +308,7 @@ def test_links_without_a_store_go_and_come_with_the_one_that_has_it(guest: Domai
     echo $first >/sys/bus/pci/drivers/pvbus/bind
     """
     reload = """
-    rmmod pvblk && rmmod pvnet && rmmod pvcon && rmmod pvbus || exit
+    rmmod pvblk && rmmod pvnet && rmmod pvcon && rmmod pvblkback && rmmod pvbus || exit
     modprobe pvbus && modprobe pvblk && modprobe pvnet && modprobe pvcon
     """
     with (

@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
+import mmap
+import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from harness.domain import records
 from harness.domain.domain import Domain
 from harness.domain.life import DomainState
-from harness.host.deadline import Deadline
 from harness.host.errors import GuestCrashed, GuestError, GuestGone, UsageError
+from harness.hypervisor.layout import LINK_INFO_OFFSET
 from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from tests.guest.disks import VERIFIED
-from tests.guest.driven import SECONDS, driver_definition, linked_domains, make_file, served_definition, wait_for_links
+from tests.guest.driven import (
+    SECONDS,
+    driver_definition,
+    kill,
+    linked_domains,
+    make_file,
+    panic,
+    served_definition,
+    until,
+    wait_for_links,
+)
 
-PANIC = "echo c > /proc/sysrq-trigger"
-POLL = 0.05
-"""Seconds between looks at what nobody tells of."""
+DOMID = struct.Struct("<H")
+DOMID_OFFSET = LINK_INFO_OFFSET + 12
+"""Where the granter's number is in a link."""
 
 
 @pytest.fixture
 def driver(request: pytest.FixtureRequest, start_domain: StartDomain) -> Domain:
     return start_domain(driver_definition(request))
-
-
-def kill(domain: Domain) -> None:
-    os.kill(domain.parts.record.pids["qemu"], signal.SIGKILL)
-
-
-def panic(domain: Domain) -> None:
-    with suppress(GuestError):
-        domain.execute(["sh", "-c", PANIC])
-
-
-def until(what: str, true: Callable[[], bool]) -> None:
-    deadline = Deadline(SECONDS, what)
-    while not true():
-        deadline.check()
-        time.sleep(POLL)
 
 
 def wait_for_return(driver: Domain, guest: Domain, deaths: int) -> None:
@@ -174,3 +168,31 @@ def test_a_guest_that_crashes_is_let_go_of(
     wait_for_links(driver, {0, domid})
     guest.execute(["dd", "if=/dev/xvda", "of=/dev/null", "bs=1M", "count=1"]).check()
     guest.execute(["ping", "-c", "3", "-W", "5", driver.addresses[0]], timeout=SECONDS).check()
+
+
+def test_who_claims_to_be_another_domain_when_it_comes_back_is_not_served_as_that(
+    request: pytest.FixtureRequest, driver: Domain, start_domain: StartDomain
+) -> None:
+    victim = start_domain(served_definition(request, driver, ["/dev/vda"]))
+    hostile = start_domain(served_definition(request, driver, ["/dev/vdb"], suffix="-hostile"))
+    # What the guest can write its QEMU has mapped.
+    memory = link_memory(hostile.parts.record.pids["qemu"], f"harness-link-{hostile.domid}-{driver.domid}")
+    with memory:
+        DOMID.pack_into(memory, DOMID_OFFSET, victim.domid)
+        kill(driver)
+        wait_for_return(driver, victim, 1)
+    refused = f'says we are "grantee {victim.domid}", the toolstack "grantee {hostile.domid}"'
+    driver.execute(["sh", "-c", 'until dmesg | grep -q -F "$1"; do sleep 0.05; done', "sh", refused]).check()
+    victim.execute(["dd", "if=/dev/xvda", "of=/dev/null", "bs=1M", "count=1", "iflag=direct"]).check()
+    found = driver.execute(["sh", "-c", "cd /sys/bus/pvbus/devices && ls -d backend-*"]).check().text.split()
+    assert found == [f"backend-vbd-{victim.domid}-51712"]
+    assert linked_domains(driver) == {0, victim.domid}
+
+
+def link_memory(pid: int, name: str) -> mmap.mmap:
+    """The memory of a link that a QEMU is at."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        if str(descriptor.readlink()).startswith(f"/memfd:{name} "):
+            with descriptor.open("r+b") as file:
+                return mmap.mmap(file.fileno(), 0)
+    raise AssertionError(f"QEMU {pid} has no {name}")

@@ -19,6 +19,7 @@ from tests.guest.frontends import (
     BROADCAST,
     FrontendDomain,
     card,
+    connect,
     connected,
     frontend_domain,
     must_be_sound,
@@ -129,6 +130,17 @@ def test_packets_cross_the_bridge_unchanged(guest: FrontendDomain, size: int) ->
             other.post(received.frames)
 
 
+def test_a_large_mtu_holds_on_the_bridge_too(guest: FrontendDomain) -> None:
+    with connected(guest, bridge="br0", mtu=9000) as one, connected(guest, bridge="br0", mtu=9000) as other:
+        for front in (one, other):
+            assert guest.backend_node(front.device, "mtu") == "9000"
+            assert run(guest.driver, 'cat "/sys/class/net/$1/mtu"', guest.name(front.device)).strip() == "9000"
+        other.post(range(FRAMES))
+        packet = ethernet(os.urandom(9000), 0x88B5, MAC, BROADCAST)
+        assert one.send(packet, 4096, 4096) == [OKAY] * 3
+        assert next_packet(other, 0x88B5).data == packet
+
+
 @pytest.mark.parametrize(
     ("make", "kind"), [(tcp_packet, GSO_TYPE_TCPV4), (ipv6_tcp_packet, GSO_TYPE_TCPV6)], ids=["ipv4", "ipv6"]
 )
@@ -234,7 +246,7 @@ def test_it_waits_for_the_toolstack_to_plug_it_in(guest: FrontendDomain) -> None
 def test_a_card_can_be_closed_and_opened_many_times(guest: FrontendDomain) -> None:
     with connected(guest, bridge="br0") as peer, card(guest, bridge="br0") as device:
         for _ in range(5):
-            front = NetFront(guest, device, split=True, offers=OFFLOADS).connect()
+            front = connect(guest, device)
             works(front, peer)
             front.close()
             guest.switch(device, XenbusState.INITIALISING)
@@ -242,7 +254,7 @@ def test_a_card_can_be_closed_and_opened_many_times(guest: FrontendDomain) -> No
 
 def test_the_toolstack_closes_a_card(guest: FrontendDomain) -> None:
     with card(guest, bridge="br0") as device:
-        front = NetFront(guest, device, split=True, offers=OFFLOADS).connect()
+        front = connect(guest, device)
         close_device(guest.store, device)
         guest.wait_for_backend(device, XenbusState.CLOSING)
         guest.switch(device, XenbusState.CLOSING)
@@ -251,7 +263,7 @@ def test_the_toolstack_closes_a_card(guest: FrontendDomain) -> None:
 
 def test_a_frontend_of_a_dead_backend_is_left_alone_until_it_comes_anew(guest: FrontendDomain) -> None:
     with connected(guest, bridge="br0") as peer, card(guest, bridge="br0") as device:
-        old = NetFront(guest, device, split=True, offers=OFFLOADS).connect()
+        old = connect(guest, device)
         # As if it had died: the device is made again, while the frontend is connected.
         own = f"backend-vif-{guest.domid}-{device.devid}"
         run(guest.driver, 'echo "$1" > /sys/bus/pvbus/drivers/pvnetback/unbind', own)
@@ -263,8 +275,7 @@ def test_a_frontend_of_a_dead_backend_is_left_alone_until_it_comes_anew(guest: F
         guest.switch(device, XenbusState.CONNECTED)
         guest.wait_for_backend(device, XenbusState.INIT_WAIT)
         guest.switch(device, XenbusState.INITIALISING)
-        again = NetFront(guest, device, split=True, offers=OFFLOADS)
-        again.connect(XenbusState.INITIALISED)
+        again = connect(guest, device, state=XenbusState.INITIALISED)
         guest.switch(device, XenbusState.CONNECTED)
         works(again, peer)
         again.close()

@@ -20,6 +20,7 @@ from tests.guest.frontends import (
     BROADCAST,
     FrontendDomain,
     card,
+    connect,
     connected,
     frontend_domain,
     must_be_sound,
@@ -246,7 +247,6 @@ def test_who_offers_no_frames_is_unplugged_until_it_does(guest: FrontendDomain, 
         assert guest.has_carrier(front.device)
 
         def is_unplugged() -> bool:
-            # The first may come before the bridge has heard of the carrier.
             for _ in range(20):
                 sender.send(ethernet(bytes(60), 0x88B5, MAC, BROADCAST))
             return not guest.has_carrier(front.device)
@@ -305,7 +305,7 @@ def test_a_frontend_that_plays_with_its_state_harms_only_itself(guest: FrontendD
 def test_a_card_that_is_taken_away_while_it_sends(guest: FrontendDomain, sender: NetFront) -> None:
     for _ in range(5):
         with card(guest, bridge="br0") as device:
-            front = NetFront(guest, device, split=True, offers=OFFLOADS).connect()
+            front = connect(guest, device)
             for _ in range(10):
                 put_slots(front, 100, [])
             front.push()

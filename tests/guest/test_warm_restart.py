@@ -11,8 +11,8 @@ import pytest
 from harness.domain import warm
 from harness.domain.domain import Domain
 from harness.pytest_plugin.plugin import StartDomain
-from tests.guest.driven import driver_definition, served_definition
-from tests.guest.test_driver_death import kill, wait_for_return
+from tests.guest.driven import driver_definition, kill, served_definition
+from tests.guest.test_driver_death import wait_for_return
 
 SECTOR = 512
 BEGIN, LENGTH = 2048, 8192

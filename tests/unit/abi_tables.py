@@ -112,6 +112,7 @@ CONSTANTS: dict[str, int] = {
     "LINK_END_GRANTER": layout.GRANTER,
     "LINK_END_GRANTEE": layout.GRANTEE,
     "LINK_PORTS": layout.LINK_PORTS,
+    "LINK_FIRST_SLOT": layout.FIRST_LINK_SLOT,
     "sizeof(struct link_info)": layout.LINK_INFO.size,
     "LINK_INFO_OFFSET + offsetof(struct link_info, nr_grant_frames)": layout.NR_GRANT_FRAMES_OFFSET,
     "sizeof(struct link_port)": layout.PORT.size,

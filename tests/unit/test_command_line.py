@@ -132,7 +132,7 @@ def test_networks_and_links() -> None:
     machine = replace(
         BARE,
         networks=(MachineNetwork("ne2000", "52:54:00:00:00:01", 20), MachineNetwork("virtio", "52:54:00:00:00:02", 21)),
-        links=(MachineLink(30), MachineLink(31, vectors=4)),
+        link=MachineLink(30, vectors=4),
     )
     argv = command_line(machine, 12)
     assert [json.loads(port) for port in values(argv, "-netdev")] == [
@@ -141,11 +141,11 @@ def test_networks_and_links() -> None:
     ]
     found = devices(argv)
     drivers = [device["driver"] for device in found]
-    assert drivers == ["pvpanic-pci", "vmgenid", "ivshmem-doorbell", "ivshmem-doorbell", "ne2k_pci", "virtio-net-pci"]
-    assert [device["vectors"] for device in found[2:4]] == ["8", "4"]
-    assert [device["mac"] for device in found[4:]] == ["52:54:00:00:00:01", "52:54:00:00:00:02"]
-    assert values(argv, "-chardev")[3:] == ["socket,id=link0,fd=30", "socket,id=link1,fd=31"]
-    assert machine.descriptors() == [10, 11, 20, 21, 30, 31]
+    assert drivers == ["pvpanic-pci", "vmgenid", "ivshmem-doorbell", "ne2k_pci", "virtio-net-pci"]
+    assert (found[2]["vectors"], found[2]["addr"]) == ("4", "0x1f")
+    assert [device["mac"] for device in found[3:]] == ["52:54:00:00:00:01", "52:54:00:00:00:02"]
+    assert values(argv, "-chardev")[3:] == ["socket,id=link0,fd=30"]
+    assert machine.descriptors() == [10, 11, 20, 21, 30]
 
 
 def test_what_is_plugged_in_later_leaves_its_descriptors() -> None:
@@ -167,7 +167,7 @@ def test_lock_of_an_image_is_inherited_for_as_long_as_qemu_runs() -> None:
 
 
 def test_descriptors_named_on_the_command_line_are_those_to_inherit() -> None:
-    machine = replace(BARE, networks=(MachineNetwork("e1000", "52:54:00:00:00:01", 20),), links=(MachineLink(30),))
+    machine = replace(BARE, networks=(MachineNetwork("e1000", "52:54:00:00:00:01", 20),), link=MachineLink(30))
     argv = command_line(machine, 12)
     named = {int(word.split("=")[1]) for value in argv for word in value.split(",") if word.startswith("fd=")}
     named |= {int(json.loads(port)["fd"]) for port in values(argv, "-netdev")}

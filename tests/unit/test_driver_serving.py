@@ -23,6 +23,7 @@ from harness.guest.completed import Completed
 from harness.host.errors import GuestError, HostError, UsageError
 
 SECONDS = 20.0
+CLIENT_DOMID = 7
 FILES = {"/srv/a.img": "file 42:7", "/srv/same.img": "file 42:7", "/dev/vda": "device fe:0", "/dev/vdb": "device fe:10"}
 
 
@@ -35,8 +36,8 @@ class PlayedGuest:
     def __init__(self) -> None:
         self.done: queue.Queue[str] = queue.Queue()
 
-    def plug_link(self, name: str, link: socket.socket, vectors: int) -> None:
-        self.done.put(f"plug {name} {vectors} {link.recv(16).decode()}")
+    def plug_link(self, name: str, link: socket.socket, vectors: int, domid: int) -> None:
+        self.done.put(f"plug {name} {vectors} {domid} {link.recv(16).decode()}")
 
     def unplug_link(self, name: str, seconds: float) -> None:
         self.done.put(f"unplug {name}")
@@ -84,14 +85,14 @@ def plug(client: DriverDomain) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.send(b"a link")
-        client.plug(theirs, 8)
+        client.plug(theirs, 8, CLIENT_DOMID)
 
 
 def test_what_a_client_has_goes_with_its_connection(serving: Serving, guest: PlayedGuest, claim: Claim) -> None:
     client = DriverDomain.find("driver", "guest")
     assert client.domid == claim.record.domid
     plug(client)
-    assert guest.next() == "plug client1 8 a link"
+    assert guest.next() == f"plug client1 8 {CLIENT_DOMID} a link"
     assert client.prepare_disk(1, "/srv/a.img", readonly=False) == Storage(client.domid, "/dev/loop3", (7, 3))
     assert client.prepare_disk(2, "/dev/vda", readonly=False) == Storage(client.domid, "/dev/vda", (254, 0))
     client.close()

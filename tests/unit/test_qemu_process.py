@@ -12,8 +12,8 @@ import pytest
 from qemu.qmp import ExecuteError
 
 from harness.host.deadline import Deadline
-from harness.host.errors import DeadlineExpired, GuestGone, LaunchError, UsageError
-from harness.hypervisor.layout import GRANTEE
+from harness.host.errors import DeadlineExpired, GuestGone, HostError, LaunchError, UsageError
+from harness.hypervisor.layout import FIRST_LINK_SLOT, GRANTEE
 from harness.hypervisor.link import Link
 from harness.machine import loop, qemu
 from harness.machine.command_line import QEMU, Machine, base_arguments
@@ -104,7 +104,10 @@ def test_descriptor_can_be_handed_over(bare: QemuProcess) -> None:
 
 def test_a_link_can_be_plugged_in(bare: QemuProcess) -> None:
     with Link.between(1, 2) as link, link.qemu_socket() as server:
-        loop.run(bare.attach_link("late", server, link.layout.vectors[0], deadline()))
+        slot = loop.run(bare.attach_link("late", server, link.layout.vectors[0], deadline()))
+    assert loop.run(bare.slot("late")) == slot != FIRST_LINK_SLOT
+    with pytest.raises(HostError, match="no PCI device never"):
+        loop.run(bare.slot("never"))
     assert loop.run(bare.execute("qom-get", {"path": "/machine/peripheral/late", "property": "vectors"})) == 8
     # A guest without a kernel never lets go.
     with pytest.raises(DeadlineExpired, match="the guest's consent"):

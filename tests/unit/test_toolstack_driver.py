@@ -12,6 +12,8 @@ from harness.bus import hotplug, toolstack
 from harness.bus.devices import Device
 from harness.bus.toolstack import Storage
 from harness.bus.xenbus import XenbusState, read_state
+from harness.host.errors import GuestGone
+from harness.hypervisor.layout import GRANTEE, GRANTER
 from harness.hypervisor.link import Link
 from harness.store.client import StoreClient
 from tests.unit.live_store import live_store
@@ -75,6 +77,28 @@ def test_the_tree_is_the_one_that_libxl_makes(store: StoreClient, links: dict[in
 def test_a_domain_that_serves_nobody_has_no_nodes_for_that(store: StoreClient, links: dict[int, Link]) -> None:
     for name in ("backend", "libxl", "device-model"):
         assert not store.exists(f"/local/domain/{GUEST}/{name}")
+
+
+def test_each_end_is_told_who_is_at_the_other(store: StoreClient, links: dict[int, Link]) -> None:
+    told = {GUEST: f"/local/domain/{GUEST}/link/04", DRIVER: f"/local/domain/{DRIVER}/link/1e"}
+    toolstack.add_link(store, GUEST, 4, GRANTER, DRIVER)
+    toolstack.add_link(store, DRIVER, 30, GRANTEE, GUEST)
+    assert [listing(store, path) for path in told.values()] == [
+        [f'{told[GUEST]} = "granter {DRIVER}" (n0,r{GUEST})'],
+        [f'{told[DRIVER]} = "grantee {GUEST}" (n0,r{DRIVER})'],
+    ]
+    toolstack.remove_link(store, DRIVER, 30)
+    assert not store.exists(told[DRIVER])
+    toolstack.remove_domain(store, GUEST)
+    toolstack.remove_link(store, GUEST, 4)
+    assert not store.exists(told[GUEST])
+    # Who has ended cannot be told, and nothing is left for the next one of that number.
+    with pytest.raises(GuestGone):
+        toolstack.add_link(store, GUEST, 4, GRANTER, DRIVER)
+    assert not store.exists(f"/local/domain/{GUEST}")
+    store.write(told[GUEST], f"granter {OTHER}")
+    introduce(store, links[GUEST], GUEST)
+    assert not store.exists(told[GUEST])
 
 
 @pytest.mark.parametrize("which", ["vbd", "vif"])

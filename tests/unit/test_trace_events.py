@@ -14,6 +14,7 @@ from harness.backend.trace import What
 from harness.guest.tracefs import TraceLine, parse_line
 from harness.host.errors import UsageError
 from harness.trace.events import LINES, RECORDS, Event, Header, clock_line, of_line, read
+from harness.trace.line import line
 from tests.unit.trace_events import requests
 
 HEADER = Header("one", 3, ("vbd/51712", "vif/0"))
@@ -39,6 +40,7 @@ def test_what_is_written_is_read_again() -> None:
         ({"time": None}, "time is None"),
         ({"time": 1e300}, "time is 1e+300"),
         ({"index": 1 << 32}, "index is"),
+        ({"domid": 1 << 16}, "domid is"),
         ({"ring": 5}, "ring is 5"),
         ({"ring": "x" * 29}, "ring is"),
         ({"what": "surprise"}, "there is no event 'surprise'"),
@@ -93,7 +95,7 @@ def test_any_text_is_read_or_refused(lines: list[str]) -> None:
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=3)
-KEYS = st.sampled_from([*json.loads(EVENT.line()), "notify", "text", "count", "bytes", "other"])
+KEYS = st.sampled_from([*json.loads(EVENT.line()), "notify", "text", "count", "bytes", "port", "domid", "other"])
 
 
 @given(st.dictionaries(KEYS, JSON))
@@ -119,6 +121,22 @@ def test_a_line_of_the_guests_trace_is_an_event() -> None:
     assert of_line(parsed_line) == expected
 
 
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("link_notify: ns=5 domid=0 port=3", "doorbell, port 3"),
+        ("link_notify: ns=5 domid=7 port=3", "doorbell of domain 7, port 3"),
+        ("link_event: ns=5 domid=7 port=3", "interrupt by domain 7, port 3"),
+    ],
+)
+def test_a_port_is_named_with_its_link(said: str, read: str) -> None:
+    parsed_line = parse_line(said)
+    assert isinstance(parsed_line, TraceLine)
+    event = of_line(parsed_line)
+    assert parsed(HEADER.line(), event.line())[1] == [event]
+    assert line(event, 5, 5).endswith(f" {read}")
+
+
 def test_lost_events_are_counted() -> None:
     assert parse_line("CPU:0 [LOST 1234 EVENTS]") == 1234
 
@@ -133,7 +151,7 @@ def test_a_line_that_is_none_is_refused(line: str) -> None:
 
 @given(
     st.sampled_from([*LINES, "other"]),
-    st.dictionaries(st.sampled_from(["ns", "dev", "queue", "index", "id", "op", "port", "x"]), st.text()),
+    st.dictionaries(st.sampled_from(["ns", "dev", "queue", "index", "id", "op", "port", "domid", "x"]), st.text()),
 )
 def test_any_fields_are_taken_or_refused(event: str, fields: dict[str, str]) -> None:
     try:

@@ -31,7 +31,7 @@ def request(number: int, guest: Callable[[int], int], begin: int) -> list[Event]
         Event(begin + DONE, HOST, "disk-ends", RING, id=7),
         Event(begin + ANSWERED, HOST, "answered", RING, number, 7, status=0),
         Event(begin + SENT, HOST, "sent", RING, port=65),
-        Event(guest(begin + INTERRUPT), GUEST, "interrupt", port=3),
+        Event(guest(begin + INTERRUPT), GUEST, "interrupt", port=3, domid=0),
         Event(guest(begin + COMPLETED), GUEST, "completed", RING, number, 7, status=0),
         Event(begin + COMPLETED, HOST, "sleeps"),
     ]

@@ -106,11 +106,18 @@ static inline bool store_is_up(struct store *store)
 	return READ_ONCE(store->state) == STORE_UP;
 }
 
-/* Nodes of one kind, "device" (frontends) or "backend", and what is made of them. */
+/* Nodes of one kind: "device" (frontends), "backend" or "link". */
 struct node_watch {
 	struct bus_link *bl;
 	struct pvbus_watch watch;
 	bool watching;
+};
+
+/* Is what a link's memory says of its ends true? */
+enum link_identity {
+	LINK_UNKNOWN,			/* nobody uses it yet */
+	LINK_KNOWN,
+	LINK_REFUSED,			/* nobody ever will */
 };
 
 /*
@@ -131,6 +138,10 @@ struct bus_link {
 	struct store *store;		/* which may be another link's */
 	struct list_head list;		/* of all links */
 
+	/* By watch work, once the link is listed; the last round of that. */
+	enum link_identity identity;
+	u32 round;
+
 	/* By watch work: has it looked for nodes with this link there? */
 	bool scanned, first_scan;
 
@@ -138,7 +149,7 @@ struct bus_link {
 	struct store own_store;
 	/* Devices: changed only by watch work, or when that has ended. */
 	struct work_struct watch_nodes, rescan;
-	struct node_watch frontends, backends;
+	struct node_watch frontends, backends, identities;
 	struct list_head devices;	/* on this link and others */
 	u32 generation;			/* of the store, at the last look at frontends */
 	bool reconnected;		/* to the store, since the look before */
@@ -165,6 +176,15 @@ static inline struct bus_link *link_of_store(const struct bus_link *bl)
 /* Links, by link.c: under links_lock. */
 extern struct mutex links_lock;
 extern struct list_head links;
+
+/* Is this link where the toolstack plugs such a one in? */
+int identity_check_slot(const struct bus_link *bl);
+
+/* By watch work: find out about the unknown links; is any known by now? */
+bool identify_links(struct bus_link *first);
+
+/* Tell the log about a link that is known. */
+void link_say(const struct bus_link *bl);
 
 /* Have the device's memory where it is of use, and mapped at bl->link.base. */
 int region_map(struct bus_link *bl);
@@ -234,7 +254,7 @@ void cancel_watch(struct pvbus_watch *watch);
 int devices_start(struct bus_link *bl);
 void devices_stop(struct bus_link *bl);
 
-/* The link is on the list: look for the devices that it makes possible. */
+/* The link is on the list: see who is there, and look for its devices. */
 void devices_look(struct bus_link *bl);
 
 /* A link without a store is off the list: remove its devices. */

@@ -207,13 +207,14 @@ out_path:
 
 /* ---- links ------------------------------------------------------------- */
 
-/* At the end of a link that frontends need, or at the one that backends need? */
+/* A known link at the end that frontends need, or at the one that backends need? */
 static bool is_of_kind(const struct bus_link *link, const struct bus_link *bl,
 		       bool backend)
 {
 	unsigned int end = backend ? LINK_END_GRANTEE : LINK_END_GRANTER;
 
-	return link->store == bl->store && link->me == end;
+	return link->store == bl->store && link->identity == LINK_KNOWN &&
+	       link->me == end;
 }
 
 /*
@@ -496,16 +497,28 @@ static void watch_nodes(struct work_struct *work)
 
 	start_watching(bl, &bl->frontends);
 	start_watching(bl, &bl->backends);
+	start_watching(bl, &bl->identities);
 }
 
-static void rescan(struct work_struct *work)
+/* Devices that were left alone until now may be on links that are known now. */
+static void identify_and_scan(struct bus_link *bl)
 {
-	struct bus_link *bl = container_of(work, struct bus_link, rescan);
-
+	if (!identify_links(bl))
+		return;
 	if (bl->frontends.watching)
 		scan(&bl->frontends, false);
 	if (bl->backends.watching)
 		scan(&bl->backends, true);
+}
+
+static void identities_changed(struct pvbus_watch *watch)
+{
+	identify_and_scan(container_of(watch, struct node_watch, watch)->bl);
+}
+
+static void rescan(struct work_struct *work)
+{
+	identify_and_scan(container_of(work, struct bus_link, rescan));
 }
 
 void devices_look(struct bus_link *bl)
@@ -552,6 +565,9 @@ int devices_start(struct bus_link *bl)
 	bl->backends.watch.node = "backend";
 	bl->backends.watch.callback = backends_changed;
 	bl->backends.watch.event = backend_event;
+	bl->identities.bl = bl;
+	bl->identities.watch.node = "link";
+	bl->identities.watch.callback = identities_changed;
 	return add_first_console(bl);
 }
 
@@ -565,6 +581,8 @@ void devices_stop(struct bus_link *bl)
 		pvbus_unregister_watch(&bl->frontends.watch);
 	if (bl->backends.watching)
 		pvbus_unregister_watch(&bl->backends.watch);
+	if (bl->identities.watching)
+		pvbus_unregister_watch(&bl->identities.watch);
 	list_for_each_entry(dev, &bl->devices, list)
 		dev->seen = false;
 	remove_unseen(bl);

@@ -108,7 +108,7 @@ void link_notify(struct link *link, u32 port)
 	vector = read_port(bl, other, remote).vector;
 	if (vector >= bl->info.vectors[other])
 		return;
-	trace_link_notify(port);
+	trace_link_notify(link->remote_domid, port);
 	virt_wmb(); /* what the event tells about comes before it */
 	WRITE_ONCE(ev->pending[other][remote], 1);
 	link_mb(link); /* who unmasks looks at pending after the mask */

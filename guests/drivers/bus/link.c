@@ -261,6 +261,9 @@ static int map_device(struct bus_link *bl)
 	err = read_start_info(bl);
 	if (err)
 		return err;
+	err = identity_check_slot(bl);
+	if (err)
+		return err;
 	return check_layout(bl);
 }
 
@@ -275,6 +278,15 @@ static struct bus_link *first_link(void)
 		if (link_has_store(bl))
 			return bl;
 	return NULL;
+}
+
+/* A domain that was saved and restored has another number than it came up with. */
+static u16 present_domid(const struct bus_link *first)
+{
+	const struct link_info *shared = (void *)first->link.base +
+					 LINK_INFO_OFFSET;
+
+	return READ_ONCE(shared->domid[first->me]);
 }
 
 /*
@@ -300,9 +312,9 @@ static int borrow_store(struct bus_link *bl)
 	/* Else it is going already, and does not wait for us any more. */
 	if (READ_ONCE(order->status) != DL_STATE_CONSUMER_PROBE)
 		return -EPROBE_DEFER;
-	if (bl->info.domid[bl->me] != first->info.domid[first->me]) {
+	if (bl->info.domid[bl->me] != present_domid(first)) {
 		dev_err(bl->link.dev, "this link is of domain %u, the first one of domain %u\n",
-			bl->info.domid[bl->me], first->info.domid[first->me]);
+			bl->info.domid[bl->me], present_domid(first));
 		return -EINVAL;
 	}
 	bl->store = first->store;
@@ -352,6 +364,8 @@ static int users_start(struct bus_link *bl)
 			store_stop(bl);
 			return err;
 		}
+		bl->identity = LINK_KNOWN;
+		link_say(bl);
 	}
 	list_link(bl);
 	devices_look(bl);
@@ -395,10 +409,6 @@ static int link_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	err = users_start(bl);
 	if (err)
 		goto out_events;
-	dev_info(&pdev->dev, "link to domain %u, which %s: %u frames, %u vectors\n",
-		 bl->link.remote_domid,
-		 bl->me == LINK_END_GRANTER ? "maps" : "grants",
-		 bl->link.nr_frames, bl->events.nr_vectors);
 	return 0;
 
 out_events:

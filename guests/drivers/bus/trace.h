@@ -2,7 +2,8 @@
 /*
  * What the bus lets itself be watched at: doorbells, events, and what an idle
  * processor finds. Each line says when, in nanoseconds of CLOCK_MONOTONIC: the
- * trace's own clock shows no more than microseconds.
+ * trace's own clock shows no more than microseconds. A port is one of this end,
+ * on the link to the domain that is named with it.
  */
 #undef TRACE_SYSTEM
 #define TRACE_SYSTEM pvbus
@@ -14,24 +15,29 @@
 #include <linux/tracepoint.h>
 
 DECLARE_EVENT_CLASS(link_port,
-	TP_PROTO(u32 port),
-	TP_ARGS(port),
+	TP_PROTO(u32 domid, u32 port),
+	TP_ARGS(domid, port),
 	TP_STRUCT__entry(
 		__field(u64, ns)
+		__field(u32, domid)
 		__field(u32, port)
 	),
 	TP_fast_assign(
 		__entry->ns = ktime_get_mono_fast_ns();
+		__entry->domid = domid;
 		__entry->port = port;
 	),
-	TP_printk("ns=%llu port=%u", __entry->ns, __entry->port)
+	TP_printk("ns=%llu domid=%u port=%u", __entry->ns, __entry->domid,
+		  __entry->port)
 );
 
 /* The other end's doorbell is about to be rung, unless the port is masked. */
-DEFINE_EVENT(link_port, link_notify, TP_PROTO(u32 port), TP_ARGS(port));
+DEFINE_EVENT(link_port, link_notify, TP_PROTO(u32 domid, u32 port),
+	     TP_ARGS(domid, port));
 
 /* A pending port's handler is about to run. */
-DEFINE_EVENT(link_port, link_event, TP_PROTO(u32 port), TP_ARGS(port));
+DEFINE_EVENT(link_port, link_event, TP_PROTO(u32 domid, u32 port),
+	     TP_ARGS(domid, port));
 
 /* An idle processor has found something in a ring, or has stopped looking. */
 TRACE_EVENT(link_poll,

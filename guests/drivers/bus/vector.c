@@ -66,7 +66,7 @@ static void run_handler(struct link_channel *c)
 	unsigned int pause;
 	bool useful;
 
-	trace_link_event(c->port);
+	trace_link_event(c->vector->bl->link.remote_domid, c->port);
 	useful = c->handler(c->port, c->data) != IRQ_NONE;
 	pause = throttle_count(&c->throttle, useful);
 	if (!pause)

@@ -34,13 +34,15 @@ typedef uint64_t u64;
 #define LINK_END_GRANTER	0
 #define LINK_END_GRANTEE	1
 
+#define LINK_FIRST_SLOT		31	/* on the PCI bus: the link to Domain 0 */
+
 #define LINK_PORTS		4096	/* per end; port 0 is never used */
 
 struct link_info {
 	u32 magic;
 	u32 version;
 	u32 nr_frames;		/* in the whole region */
-	u16 domid[2];		/* of each end */
+	u16 domid[2];		/* of each end: a claim, see bus/identity.c */
 	u16 peer[2];		/* ivshmem peer ID of each end */
 	u16 vectors[2];		/* doorbell vectors each end listens on */
 	u32 pending_frame[2];	/* u8[LINK_PORTS]: port of this end is pending */

@@ -10,6 +10,14 @@
 
 /* ---- connecting and parting -------------------------------------------- */
 
+/* Without scatter-gather, a packet to the guest is one frame. */
+static u32 netback_mtu(const struct netback *vif)
+{
+	u32 mtu = vif->offers.mtu;
+
+	return vif->taken & NETIF_F_SG ? mtu : min_t(u32, mtu, ETH_DATA_LEN);
+}
+
 /* Give the network device what has been set up. */
 static int netback_start(struct netback *vif)
 {
@@ -19,6 +27,7 @@ static int netback_start(struct netback *vif)
 	ASSERT_RTNL();
 	err = netif_set_real_num_queues(netdev, vif->nr_queues,
 					vif->nr_queues);
+	err = err ?: dev_set_mtu(netdev, netback_mtu(vif));
 	if (err)
 		return err;
 	netdev_update_features(netdev);
@@ -115,7 +124,7 @@ static int netback_offer(struct netback *vif)
 
 /*
  * The frontend is told when both it and the toolstack are done. If that told us
- * to close meanwhile, our state has now taken the place of its own: say it again.
+ * to close meanwhile, our state has taken the place of its own: say it again.
  */
 static void netback_tell_connected(struct netback *vif)
 {
@@ -143,8 +152,8 @@ static void netback_frontend_closed(struct netback *vif)
 }
 
 /*
- * A frontend that is connected when we come, or closing, is so with one that has
- * died: its rings are not for us, and it has to leave that state first.
+ * A frontend that is connected when we come, or closing, is so with one that
+ * has died: its rings are not for us, and it has to leave that state first.
  */
 static bool netback_is_orphaned(struct netback *vif, enum xenbus_state state)
 {

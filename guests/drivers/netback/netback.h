@@ -1,24 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * A network backend for a driver domain: it speaks netif.h over a link to the
- * frontend in another domain, and is a network device "vifDOMID.HANDLE" here, to
- * be put on a bridge. back.c follows the XenBus states, nodes.c agrees on
- * features through XenStore, vif.c and ethtool.c are the device that Linux sees,
- * queue.c has rings, events and NAPI, txread.c reads requests off the transmit
- * ring and tx.c makes packets of them, rx.c hands packets to the guest, filter.c
- * knows which multicast packets it wants.
+ * frontend in another domain, and is a network device "vifDOMID.HANDLE" here,
+ * to be put on a bridge. back.c follows the XenBus states, nodes.c agrees on
+ * features through XenStore, vif.c and ethtool.c are the device that Linux
+ * sees, queue.c has rings, events and NAPI, txread.c reads requests off the
+ * transmit ring and tx.c makes packets of them, rx.c hands packets to the guest,
+ * filter.c knows which multicast packets it wants.
  *
- * "Transmit" and "receive" are the frontend's, as in netif.h: its transmit ring is
- * what the device here receives from.
+ * "Transmit" and "receive" are the frontend's, as in netif.h: its transmit ring
+ * is what the device here receives from.
  *
  * All that the guest can write is hostile. Ring entries are copied once, and
- * judged and used in that copy; a packet's bytes are copied before anybody looks
- * at them. What breaks the protocol costs the guest its device, and nobody else
- * anything.
+ * judged and used in that copy; a packet's bytes are copied before anybody
+ * looks at them. What breaks the protocol costs the guest its device, and
+ * nobody else anything.
  *
  * Locks: a receive ring belongs to the holder of its queue's transmit lock, a
- * transmit ring to whoever runs its NAPI, connecting and parting to the mutex of
- * the vif, and what the network stack sees of that to RTNL, inside the mutex.
+ * transmit ring to whoever runs its NAPI, connecting and parting to the mutex
+ * of the vif, and what the network stack sees of that to RTNL, taken inside it.
  */
 #ifndef _NETBACK_H
 #define _NETBACK_H
@@ -73,6 +73,7 @@ struct netback_rx {
 	struct link_map page;
 	struct sk_buff *waiting;	/* no frames for it yet */
 	u32 needed;			/* ... by so many; 0: nothing waits */
+	unsigned long until;		/* ... and for so long, in jiffies */
 	bool stalled;			/* no frames for long: all is dropped */
 	struct delayed_work stall;
 	u32 port;
@@ -162,7 +163,7 @@ struct netback_place {
 	u32 tx_port, rx_port;		/* the same: one port for both */
 };
 
-/* How many queues the frontend has, and what it takes; reports its own errors. */
+/* How many queues the frontend has, and what it takes. Reports its errors. */
 int netback_read_frontend(struct netback *vif, u32 *nr_queues);
 int netback_read_place(struct netback *vif, u32 queue, u32 nr_queues,
 		       struct netback_place *place);
@@ -187,8 +188,8 @@ int netback_poll(struct napi_struct *napi, int budget);
 void netback_kick(struct netback *vif);
 
 /*
- * Ask for an event at the next tx request, or when there are @needed rx requests;
- * returns how many wait already. Forget: there is nothing to wait for.
+ * Ask for an event at the next tx request, or when there are @needed rx
+ * requests; returns how many wait already. Forget: nothing is waited for.
  */
 u32 netback_wish_tx(struct netback_queue *q);
 void netback_forget_tx(struct netback_queue *q);

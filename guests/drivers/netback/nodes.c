@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the two ends, and the toolstack, tell each other through XenStore. A number
- * that is none, or out of its range, costs the device: nothing is guessed.
+ * What the two ends, and the toolstack, tell each other through XenStore. A
+ * number that is none, or out of its range, costs the device: nothing is guessed.
  */
 
 #include <linux/cpumask.h>
@@ -58,8 +58,8 @@ static bool netback_flag(struct netback_reader *r, const char *node,
 
 /* ---- what is offered --------------------------------------------------- */
 
-/* The MTU that the toolstack gives the guest; without scatter-gather, a packet is
- * one frame.
+/* The MTU that the toolstack gives the guest; without scatter-gather, a packet
+ * is one frame.
  */
 static u32 netback_read_mtu(struct netback *vif, bool sg, int *err)
 {

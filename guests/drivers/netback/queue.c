@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A queue: a transmit and a receive ring of the guest's, the events of both, and
- * NAPI, which looks at both.
+ * A queue: a transmit and a receive ring of the guest's, the events of both,
+ * and NAPI, which looks at both.
  */
 
 #include "netback.h"
@@ -80,7 +80,9 @@ static bool netback_rx_waits(struct netback_queue *q)
 
 static irqreturn_t netback_look(struct netback_queue *q)
 {
-	if (q->vif->broken || !(netback_tx_waits(q) || netback_rx_waits(q)))
+	/* When the interface goes up, it is looked at without an event. */
+	if (q->vif->broken || !netif_running(q->vif->netdev) ||
+	    !(netback_tx_waits(q) || netback_rx_waits(q)))
 		return IRQ_NONE;
 	napi_schedule(&q->napi);
 	return IRQ_HANDLED;
@@ -286,8 +288,8 @@ void netback_kick(struct netback *vif)
 /* ---- coming and going -------------------------------------------------- */
 
 /*
- * Go on where the last backend of these rings has stopped, as far as that can be:
- * new rings begin at 0.
+ * Go on where the last backend of these rings has stopped, as far as that can
+ * be: new rings begin at 0.
  */
 #define netback_attach(_ring, _sring) ({				\
 	u32 _at = READ_ONCE((_sring)->rsp_prod);			\

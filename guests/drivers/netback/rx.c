@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the guest receives: copied into the frames that it has offered, by whoever
- * transmits on our device. When there are too few frames, one packet waits here
- * and the others in the device's queue, which drops what is too much. When that
- * lasts, the guest is taken not to want any: the cable is pulled, and everything
- * is dropped, until it offers frames again.
+ * What the guest receives: copied into the frames that it has offered, by
+ * whoever transmits on our device. When there are too few frames, one packet
+ * waits here and the others in the device's queue, which drops what is too much.
+ * When that lasts, the guest is taken not to want any: the cable is pulled, and
+ * everything is dropped, until it offers frames again.
  */
 
 #include <linux/moduleparam.h>
@@ -13,7 +13,8 @@
 
 static unsigned int rx_stall_seconds = 60;
 module_param(rx_stall_seconds, uint, 0644);
-MODULE_PARM_DESC(rx_stall_seconds, "How long a packet waits for the guest to offer frames");
+MODULE_PARM_DESC(rx_stall_seconds,
+		 "How long a packet waits for the guest to offer frames");
 
 /* ---- frames ------------------------------------------------------------ */
 
@@ -48,7 +49,7 @@ static void netback_rx_copy(struct netback_source *src, u8 *to, u32 len)
 	}
 }
 
-/* Copy to a frame of the guest's. Returns what to answer: the length or an error. */
+/* Copy to a frame of the guest's. Returns the answer: the length or an error. */
 static s16 netback_rx_fill(struct netback_queue *q, grant_ref_t ref,
 			   struct netback_source *src, u32 len)
 {
@@ -97,7 +98,7 @@ static void netback_rx_put_gso(struct netback_rx *rx, const struct sk_buff *skb)
 		};
 }
 
-/* Copy a packet to the guest and write its responses; there are requests for it. */
+/* Copy a packet to the guest and answer the requests, of which there are enough. */
 static void netback_rx_put(struct netback_queue *q, struct sk_buff *skb)
 {
 	struct netback_rx *rx = &q->rx;
@@ -163,6 +164,7 @@ static bool netback_rx_has(struct netback_queue *q, u32 needed, u32 waiting)
 /* Keep a packet until there are frames for it, and take no other meanwhile. */
 static void netback_rx_hold(struct netback_queue *q, struct sk_buff *skb)
 {
+	unsigned long patience = READ_ONCE(rx_stall_seconds) * HZ;
 	struct netback_rx *rx = &q->rx;
 
 	netif_tx_stop_queue(netback_txq(q));
@@ -170,7 +172,8 @@ static void netback_rx_hold(struct netback_queue *q, struct sk_buff *skb)
 	rx->stats.stops++;
 	rx->waiting = skb;
 	rx->needed = netback_rx_needs(skb);
-	schedule_delayed_work(&rx->stall, READ_ONCE(rx_stall_seconds) * HZ);
+	rx->until = jiffies + patience;
+	schedule_delayed_work(&rx->stall, patience);
 }
 
 /* Hand over the packet that waits, or take the guest for awake again. */
@@ -222,7 +225,8 @@ static void netback_rx_stall(struct work_struct *work)
 	struct netback_rx *rx = &q->rx;
 
 	__netif_tx_lock_bh(txq);
-	if (rx->waiting) {
+	/* Another packet may have begun to wait just now. */
+	if (rx->waiting && time_after_eq(jiffies, rx->until)) {
 		dev_kfree_skb_any(rx->waiting);
 		rx->waiting = NULL;
 		rx->stats.dropped++;

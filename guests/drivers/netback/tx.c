@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What the guest transmits: copied from its frames into an sk_buff, and given to
- * the network stack. Only then are headers looked at, and only in that copy.
+ * What the guest transmits: copied from its frames into an sk_buff, and given
+ * to the network stack. Only then are headers looked at, and only in that copy.
  */
 
 #include <linux/skbuff.h>

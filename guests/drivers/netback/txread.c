@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * From entries of the transmit ring to the description of a packet. Each entry is
- * copied once; nothing is read again, whatever the guest writes meanwhile.
+ * From entries of the transmit ring to the description of a packet. Each entry
+ * is copied once; nothing is read again, whatever the guest writes meanwhile.
  */
 
 #include "netback.h"
@@ -84,7 +84,7 @@ static const char *netback_tx_read_parts(struct netback_tx *tx,
 	return NULL;
 }
 
-/* The first part's size was the packet's; what the others leave of that is its. */
+/* The first part's size was the packet's: its own is what the others leave. */
 static const char *netback_tx_judge(struct netback_tx_packet *p)
 {
 	u32 i, rest = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The network device as Linux sees it: one end of a cable, the other end of which
- * is the guest's.
+ * The network device as Linux sees it: one end of a cable, the other end of
+ * which is the guest's.
  */
 
 #include <linux/ethtool.h>
@@ -137,7 +137,8 @@ static void netback_describe(struct net_device *netdev,
 	netdev->netdev_ops = &netback_netdev_ops;
 	netdev->ethtool_ops = &netback_ethtool_ops;
 	netdev->hw_features = NETBACK_OFFLOADS;
-	netdev->features = NETBACK_OFFLOADS | NETIF_F_RXCSUM;
+	/* Whatever pieces a packet is in, it is copied to frames. */
+	netdev->features = NETBACK_OFFLOADS | NETIF_F_RXCSUM | NETIF_F_FRAGLIST;
 	netdev->min_mtu = ETH_MIN_MTU;
 	netdev->max_mtu = NETBACK_MAX_MTU;
 	netdev->tx_queue_len = NETBACK_QUEUE_LEN;

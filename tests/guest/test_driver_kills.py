@@ -1,0 +1,60 @@
+"""A driver domain is killed again and again under everything that a guest can do with disks and cards."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from harness.domain import crashes, records
+from harness.domain.definition import Disk
+from harness.domain.domain import Domain
+from harness.domain.life import DomainState
+from harness.guest.completed import Completed
+from harness.pytest_plugin.plugin import StartDomain
+from tests.guest.driven import MIB, driver_definition, kill, served_definition
+from tests.guest.load import living, quiet_kernel, transferring, verifying, wait_for, wait_under_load
+
+KILLS = 20
+LOAD_BEFORE_A_KILL = (0.2, 1.5)
+"""Seconds, at random: requests are in every state when it dies."""
+SECONDS = 600.0
+
+
+def wait_for_return(driver: Domain, guest: Domain, deaths: int) -> None:
+    """Wait until it has come back, and serves its guest."""
+
+    def served() -> bool:
+        back = driver.parts.record.restarts == deaths and driver.state == DomainState.RUNNING
+        return back and not records.find(guest.name).waits_for
+
+    wait_for(f"return number {deaths} of {driver.name}", served)
+
+
+def test_neither_disks_nor_network_lose_anything(
+    request: pytest.FixtureRequest, start_domain: StartDomain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So many deaths in so short a time are otherwise taken for a fault that another start would not mend.
+    monkeypatch.setattr(crashes, "DEATHS", KILLS)
+    sizes = {"vda": 256 * MIB, "vdb": 64 * MIB}
+    disks = tuple(Disk(target, "virtio", None, size) for target, size in sizes.items())
+    driver = start_domain(replace(driver_definition(request), disks=disks))
+    guest = start_domain(served_definition(request, driver, ["/dev/vda", "/dev/vdb"], cards=1))
+    with quiet_kernel(guest), ThreadPoolExecutor() as pool, transferring(guest) as arrived:
+        wait_for("the first data", lambda: arrived() > 0)
+        with living(guest, "/dev/xvdb", SECONDS):
+            fio: Future[Completed] = pool.submit(
+                partial(guest.execute, verifying("/dev/xvda", SECONDS), timeout=2 * SECONDS)
+            )
+            for deaths in range(1, KILLS + 1):
+                wait_under_load(fio, LOAD_BEFORE_A_KILL)
+                kill(driver)
+                wait_for_return(driver, guest, deaths)
+            pieces = arrived()
+            wait_for("more data", lambda: arrived() > pieces + 1)
+            # It ends when it is told to, after what it is doing just now.
+            guest.execute(["killall", "-INT", "fio"]).check()
+            done = fio.result(SECONDS)
+    assert "err= 0" in done.text, done.stdout + done.stderr
