@@ -402,8 +402,26 @@ class DomainLife:
             self._close_saved()
             self._template = self._reserve
             parts.record.restarts += 1
-            self._launch(parts.held)
+            if not parts.held.image.kernel.exists():
+                # Of a recipe's images the last few are kept, and a domain may live longer.
+                parts.held.image = build(self.definition.image)
+            self._relaunch(parts.held)
         self.wait_ready()
+
+    def _relaunch(self, held: Holdings) -> None:
+        """Let it start from the template if it has one, and boot if that does not fit any more."""
+        try:
+            self._launch(held)
+        except (HostError, UsageError) as error:
+            if self._template is None:
+                raise
+            # A new version of QEMU was installed meanwhile, or the image is not that any more.
+            with (held.logs / CRASHES).open("a") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} it boots instead: {error}\n")
+            self._end_qemu()
+            self._with_qemu.close()
+            self._template = None
+            self._launch(held)
 
     def _close_saved(self) -> None:
         if self._saved is not None:

@@ -5,8 +5,8 @@
  * to be put on a bridge. back.c follows the XenBus states, nodes.c agrees on
  * features through XenStore, vif.c and ethtool.c are the device that Linux
  * sees, queue.c has rings, events and NAPI, txread.c reads requests off the
- * transmit ring and tx.c makes packets of them, rx.c hands packets to the guest,
- * filter.c knows which multicast packets it wants.
+ * transmit ring and tx.c makes packets of them, rx.c hands packets to the
+ * guest, filter.c knows which multicast packets it wants.
  *
  * "Transmit" and "receive" are the frontend's, as in netif.h: its transmit ring
  * is what the device here receives from.

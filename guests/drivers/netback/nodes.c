@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * What the two ends, and the toolstack, tell each other through XenStore. A
- * number that is none, or out of its range, costs the device: nothing is guessed.
+ * number that is none, or out of its range, costs the device: nobody guesses.
  */
 
 #include <linux/cpumask.h>

@@ -2,9 +2,9 @@
 /*
  * What the guest receives: copied into the frames that it has offered, by
  * whoever transmits on our device. When there are too few frames, one packet
- * waits here and the others in the device's queue, which drops what is too much.
- * When that lasts, the guest is taken not to want any: the cable is pulled, and
- * everything is dropped, until it offers frames again.
+ * waits here and the others in the device's queue, which drops what is too
+ * much. When that lasts, the guest is taken not to want any: the cable is
+ * pulled, and everything is dropped, until it offers frames again.
  */
 
 #include <linux/moduleparam.h>
@@ -49,7 +49,7 @@ static void netback_rx_copy(struct netback_source *src, u8 *to, u32 len)
 	}
 }
 
-/* Copy to a frame of the guest's. Returns the answer: the length or an error. */
+/* Copy to a frame of the guest's. Returns the length, or an error to answer. */
 static s16 netback_rx_fill(struct netback_queue *q, grant_ref_t ref,
 			   struct netback_source *src, u32 len)
 {
@@ -98,7 +98,7 @@ static void netback_rx_put_gso(struct netback_rx *rx, const struct sk_buff *skb)
 		};
 }
 
-/* Copy a packet to the guest and answer the requests, of which there are enough. */
+/* Copy a packet to the guest and answer the requests; there are enough. */
 static void netback_rx_put(struct netback_queue *q, struct sk_buff *skb)
 {
 	struct netback_rx *rx = &q->rx;
