@@ -418,7 +418,7 @@ class DomainLife:
             # A new version of QEMU was installed meanwhile, or the image is not that any more.
             with (held.logs / CRASHES).open("a") as log:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} it boots instead: {error}\n")
-            self._end_qemu()
+            self._quit_qemu()
             self._with_qemu.close()
             self._template = None
             self._launch(held)
@@ -520,9 +520,12 @@ class DomainLife:
     def _end_qemu(self) -> None:
         # Whoever destroys a domain may meet the thread here that looks after its crashes.
         with self._replacing:
-            if self._parts is not None:
-                with suppress(HarnessError):
-                    loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+            self._quit_qemu()
+
+    def _quit_qemu(self) -> None:
+        if self._parts is not None:
+            with suppress(HarnessError):
+                loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
 
     async def _quit(self, parts: Parts) -> None:
         if self._session is not None:
