@@ -290,6 +290,8 @@ class DomainLife:
         self._parts = parts = assemble(
             self.definition, held, self._backend_module, self._with_qemu, self._saved, warm=warm
         )
+        # That of the QEMU before has ended, and this one has none until it runs.
+        self._session = None
         self._devices = Devices(self.name, parts, self._wait_forgotten)
         held.record.addresses = self.addresses
         self._set_state(DomainState.STARTING)
@@ -496,7 +498,9 @@ class DomainLife:
         """Have QEMU end at once, which whoever is in :meth:`wait_end` hears of; the domain is still to be destroyed."""
         self._ending.set()
         with self._replacing:
-            loop.run(self.session.end())
+            # There is none if it could not start anew.
+            if self._session is not None:
+                loop.run(self._session.end())
         if self._crashes is not None:
             self._crashes.give_up()
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.domain import warm
+from harness.domain import saving, warm
 from harness.domain.domain import Domain
+from harness.domain.life import CRASHES, DomainState
 from harness.pytest_plugin.plugin import StartDomain
-from tests.guest.driven import driver_definition, kill, served_definition
+from tests.guest.driven import driver_definition, kill, served_definition, until
 from tests.guest.test_driver_death import wait_for_return
 
 SECTOR = 512
@@ -75,3 +76,16 @@ def test_a_driver_domain_starts_warm(request: pytest.FixtureRequest, start_domai
         guest = start_domain(served_definition(request, driver, ["/dev/vdc"], cards=1))
         guest.execute(["dd", "if=/dev/xvda", "of=/dev/null", "bs=1M"]).check()
         guest.execute(["ping", "-c", "3", "-W", "5", driver.addresses[0]]).check()
+
+
+def test_it_boots_when_what_it_would_start_from_does_not_fit_any_more(
+    request: pytest.FixtureRequest, start_domain: StartDomain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = start_domain(driver_definition(request))
+    present = saving.versions
+    monkeypatch.setattr(saving, "versions", lambda parts: present(parts) | {"QEMU": "another"})
+    kill(driver)
+    until("its return", lambda: driver.parts.record.restarts == 1 and driver.state == DomainState.RUNNING)
+    assert "and is another" in (driver.logs / CRASHES).read_text()
+    guest = start_domain(served_definition(request, driver, ["/dev/vda"], cards=1))
+    guest.execute(["dd", "if=/dev/xvda", "of=/dev/null", "bs=1M", "count=1"]).check()
