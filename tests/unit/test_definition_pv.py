@@ -170,7 +170,7 @@ def test_paths_are_those_of_who_types_them(tmp_path: Path, monkeypatch: pytest.M
         (["/a.img,qcow2,xvdb,rw"], "format qcow2 cannot be used"),
         (["/a.img,raw,xvdb,x"], "'x' is no access"),
         (["/a.img,raw,xvdb,rw,more"], "one word too many"),
-        (["/a.img,raw,xvdb,backend=2"], "backend is no key"),
+        (["/a.img,raw,xvdb,script=block"], "script is no key"),
         (["/a.img,raw,xvdb", "readonly=true"], "follows a whole disk specification"),
     ],
 )
