@@ -19,7 +19,7 @@ from harness.host.progress import say
 from harness.store.client import StoreClient
 
 XL_POSITIONS = ("target", "format", "vdev", "access")
-XL_KEYS = (*XL_POSITIONS, "devtype")
+XL_KEYS = (*XL_POSITIONS, "devtype", "backend")
 """The keys of xl's disk specification that make sense here. Its target is our image, its vdev our target."""
 XL_ACCESS = {"r": "true", "ro": "true", "w": "false", "rw": "false"}
 
@@ -141,6 +141,8 @@ def _xl_settings(text: str) -> dict[str, str]:
     if named.get("devtype", "cdrom") != "cdrom":
         raise UsageError(f"{named['devtype']!r} is no devtype", hint="known: cdrom")
     found = {"target": named.get("vdev", ""), "path": named.get("target", "")}
+    if "backend" in named:
+        found["backend"] = named["backend"]
     if "devtype" in named:
         found["cdrom"] = "true"
     elif "access" in named:

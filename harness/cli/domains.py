@@ -128,7 +128,7 @@ def _list(arguments: argparse.Namespace) -> None:
                 _state(record),
                 ",".join(record.addresses) or "-",
                 _duration(time.time() - record.started),
-                str(record.restarts) if record.kind == "pv" else "-",
+                str(record.restarts) if record.kind == "pv" or record.restarts else "-",
                 str(record.owner),
             )
             for record in found

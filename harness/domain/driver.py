@@ -59,6 +59,7 @@ class DriverDomain:
     def __init__(self, record: Record, client: str) -> None:
         self.name = record.name
         self._record = record
+        self._followed = False
         self._connection = self._connect()
         try:
             answer = self._exchange(self._connection, {"op": "serve", "name": client})
@@ -90,8 +91,10 @@ class DriverDomain:
             with suppress(OSError):
                 while (news := messages.receive(self._connection, messages.MAX_ANSWER)) is not None:
                     {GONE: gone, BACK: back}[news.get("event", str)]()
+            self._connection.close()
             ended()
 
+        self._followed = True
         threading.Thread(target=listen, name=f"news of {self.name}", daemon=True).start()
 
     def plug(self, link: socket.socket, vectors: int) -> None:
@@ -122,6 +125,8 @@ class DriverDomain:
     def close(self) -> None:
         """Be served no more."""
         cut(self._connection)
+        if not self._followed:
+            self._connection.close()
 
     def _connect(self) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

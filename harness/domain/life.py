@@ -98,6 +98,7 @@ class DomainLife:
         self._stack = ExitStack()
         self._with_qemu = ExitStack()
         self._ending = threading.Event()
+        self._replacing = threading.Lock()
         self._crashes: Crashes | None = None
         self._serving: Serving | None = None
         self._parts: Parts | None = None
@@ -359,25 +360,23 @@ class DomainLife:
         parts = self.parts
         with (parts.logs / CRASHES).open("a") as log:
             log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {error}\n")
-        self._set_state(DomainState.STARTING if self._restarts else DomainState.CRASHED)
+        if self._restarts:
+            self._set_state(DomainState.STARTING)
         if self._serving is not None:
             self._serving.down()
-        loop.run(self._quit(parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+        self._end_qemu()
         self._with_qemu.close()
         if not self._restarts:
+            self._set_state(DomainState.CRASHED)
             return
-        self._session = None
-        self._require_wanted()
         self._forget_origin()
-        parts.record.restarts += 1
-        self._launch(parts.held)
-        # Who wants the end says so first, and then ends the session if there is one: it is seen here, or we are there.
-        self._require_wanted()
+        # Who wants the end says so first, and then ends the session that there is: this one, or none was made.
+        with self._replacing:
+            if self._ending.is_set():
+                raise UsageError(f"domain {self.name} was ended before it could start anew")
+            parts.record.restarts += 1
+            self._launch(parts.held)
         self.wait_ready()
-
-    def _require_wanted(self) -> None:
-        if self._ending.is_set():
-            raise UsageError(f"domain {self.name} was ended while it started anew")
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -444,8 +443,8 @@ class DomainLife:
     def end(self) -> None:
         """Have QEMU end at once, which whoever is in :meth:`wait_end` hears of; the domain is still to be destroyed."""
         self._ending.set()
-        if self._session is not None:
-            loop.run(self._session.end())
+        with self._replacing:
+            loop.run(self.session.end())
         if self._crashes is not None:
             self._crashes.give_up()
 
@@ -467,9 +466,11 @@ class DomainLife:
         self._parts = None
 
     def _end_qemu(self) -> None:
-        if self._parts is not None:
-            with suppress(HarnessError):
-                loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
+        # Whoever destroys a domain may meet the thread here that looks after its crashes.
+        with self._replacing:
+            if self._parts is not None:
+                with suppress(HarnessError):
+                    loop.run(self._quit(self._parts), Deadline(2 * QUIT_SECONDS, f"the end of domain {self.name}"))
 
     async def _quit(self, parts: Parts) -> None:
         if self._session is not None:

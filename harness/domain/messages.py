@@ -118,7 +118,9 @@ def send(connection: socket.socket, fields: Mapping[str, Any], descriptors: Sequ
     payload = json.dumps(fields).encode()
     data = LENGTH.pack(len(payload)) + payload
     sent = socket.send_fds(connection, [data], descriptors) if descriptors else 0
-    connection.sendall(data[sent:])
+    # Who has all of it may have answered and gone: to send nothing would be an error then.
+    if sent < len(data):
+        connection.sendall(data[sent:])
 
 
 def receive(connection: socket.socket, limit: int) -> Message | None:

@@ -48,6 +48,7 @@ class Server:
         self._record = record
         self._log = log
         self._changed = changed
+        self._closed = False
         self._turn = threading.RLock()
         self._disks: dict[Device, Disk] = {}
         self._cards: dict[Device, AttachedNetwork] = {}
@@ -176,7 +177,8 @@ class Server:
 
     def _ended(self) -> None:
         self.over = True
-        self._wait(f"driver domain {self.name} has ended")
+        if not self._closed:
+            self._wait(f"driver domain {self.name} has ended")
 
     def _wait(self, reason: str) -> None:
         # Not in turn: whoever has that is asking the dead one, and about to hear of it.
@@ -187,6 +189,8 @@ class Server:
     def _back(self) -> None:
         """Have the driver domain serve again what it served before it died."""
         with self._turn:
+            if self._closed:
+                return
             try:
                 self._link.renew()
                 self._plug_grantee()
@@ -208,7 +212,9 @@ class Server:
 
     def close(self) -> None:
         """Be served no more."""
-        self._stack.close()
+        self._closed = True
+        with self._turn:
+            self._stack.close()
 
 
 class Served:

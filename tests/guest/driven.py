@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +16,15 @@ import pytest
 from harness.domain.definition import Definition, Disk, Network
 from harness.domain.domain import Domain
 from harness.host.deadline import Deadline
+from harness.host.errors import GuestError
 from tests.guest.conftest import named
 
 MIB = 1 << 20
 SECONDS = 120.0
+
+PANIC = "echo c > /proc/sysrq-trigger"
+POLL = 0.05
+"""Seconds between looks at what nobody tells of."""
 
 
 def driver_definition(request: pytest.FixtureRequest, *, disks: int = 2, **changes: object) -> Definition:
@@ -69,3 +78,19 @@ def wait_for_links(domain: Domain, domids: set[int]) -> None:
     deadline = Deadline(SECONDS, f"links of domain {domain.name} with {domids}")
     while linked_domains(domain) != domids:
         deadline.check()
+
+
+def kill(domain: Domain) -> None:
+    os.kill(domain.parts.record.pids["qemu"], signal.SIGKILL)
+
+
+def panic(domain: Domain) -> None:
+    with suppress(GuestError):
+        domain.execute(["sh", "-c", PANIC])
+
+
+def until(what: str, true: Callable[[], bool]) -> None:
+    deadline = Deadline(SECONDS, what)
+    while not true():
+        deadline.check()
+        time.sleep(POLL)

@@ -16,7 +16,7 @@ from harness.bus.toolstack import Storage
 from harness.domain import disks
 from harness.domain.domain import Domain
 from harness.host.deadline import Deadline
-from harness.hypervisor.layout import GRANTEE
+from harness.hypervisor.layout import FRAME_SIZE, GRANTEE, GRANTER, LINK_PORTS
 from harness.hypervisor.link import Link
 from harness.machine import command_line, loop
 from harness.store.client import StoreClient
@@ -49,10 +49,14 @@ class DriverGuest(GuestSide):
     """
 
     def __init__(self, domain: Domain, link: Link, store: StoreClient, directory: Path) -> None:
-        super().__init__(link, store, FRONTEND_DOMID)
+        # Port 1 is the store's on other links, and nobody's here.
+        super().__init__(link, store, link.layout.domid[GRANTER], ports=range(2, LINK_PORTS))
         self.domain = domain
         self._images = [directory / f"disk{number}.img" for number in range(DISKS)]
         self._next = 0
+
+    def plug_disks(self) -> None:
+        """Give the driver domain its disks."""
         for number, image in enumerate(self._images):
             image.write_bytes(bytes(SIZE))
             self._plug(f"back{number}", image)
@@ -96,10 +100,11 @@ class DriverGuest(GuestSide):
     def add_storage(self, target: str, device: str, **disk: Any) -> Device:  # noqa: ANN401 - likewise
         """A disk that is kept on a device of the driver domain."""
         storage = Storage(self.domain.domid, device, (0, 0))
-        made = toolstack.add_vbd(self.store, self.domid, target, Path(device), storage=storage, **disk)
-        # What the toolstack remembers would make the next one of this name the same device.
-        self.store.rm(made.toolstack)
-        return made
+        return toolstack.add_vbd(self.store, self.domid, target, Path(device), storage=storage, **disk)
+
+    def remove_disk(self, device: Device) -> None:
+        super().remove_disk(device)
+        self.store.rm(device.toolstack)
 
     def check_backend(self) -> None:
         found = _COMPLAINT.search(self.domain.execute(["dmesg"]).check().stdout)
@@ -111,17 +116,38 @@ class DriverGuest(GuestSide):
         lines = self.domain.read_file(path).decode().splitlines()
         return {name: int(value) for name, value in (line.split() for line in lines)}
 
+    def mapped(self) -> int:
+        """How many grants the driver domain has mapped."""
+        status = self.end.layout.status_frame
+        return sum(map(bool, bytes(self.end.memory[status * FRAME_SIZE : (status + 4) * FRAME_SIZE])))
+
+    def unplug(self) -> None:
+        """Take the link out of the driver domain's machine."""
+        loop.run(self.domain.parts.qemu.detach_link(_name(self.domid), Deadline(SECONDS, "unplugging a link")))
+
+
+def _name(domid: int) -> str:
+    return f"frontend{domid}"
+
+
+@contextmanager
+def plugged(domain: Domain, directory: Path, domid: int = FRONTEND_DOMID) -> Iterator[DriverGuest]:
+    """Plug a link into a running domain, at whose other end the test is."""
+    with ExitStack() as stack:
+        link = stack.enter_context(Link.between(domid, domain.domid, size=16 << 20))
+        server = stack.enter_context(link.qemu_socket(GRANTEE))
+        deadline = Deadline(SECONDS, "plugging a link in")
+        loop.run(domain.parts.qemu.attach_link(_name(domid), server, link.layout.vectors[GRANTEE], deadline))
+        store = stack.enter_context(StoreClient.connect())
+        yield DriverGuest(domain, link, store, directory)
+
 
 @contextmanager
 def driver_guest(domain: Domain, directory: Path) -> Iterator[DriverGuest]:
-    """Plug a link into a running domain, at whose other end the test is; all is let go of and well in the end."""
-    with ExitStack() as stack:
-        link = stack.enter_context(Link.between(FRONTEND_DOMID, domain.domid, size=16 << 20))
-        server = stack.enter_context(link.qemu_socket(GRANTEE))
-        deadline = Deadline(SECONDS, "plugging a link in")
-        loop.run(domain.parts.qemu.attach_link("frontend", server, link.layout.vectors[GRANTEE], deadline))
-        store = stack.enter_context(StoreClient.connect())
-        guest = DriverGuest(domain, link, store, directory)
+    """As :func:`plugged`, with disks; all is let go of and well in the end."""
+    with plugged(domain, directory) as guest:
+        guest.plug_disks()
         yield guest
-        loop.run(domain.parts.qemu.detach_link("frontend", Deadline(SECONDS, "unplugging a link")))
+        assert guest.mapped() == 0
+        guest.unplug()
         guest.check_backend()

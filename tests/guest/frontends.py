@@ -1,8 +1,10 @@
-"""What tests of a driver domain's network backend share: the driver domain is real, its frontends are in this process."""
+"""What tests of a driver domain's network backend share: that domain is real, its frontends are in this process."""
 
 from __future__ import annotations
 
 import itertools
+import os
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -16,44 +18,55 @@ from harness.bus.xenbus import XenbusState
 from harness.domain.definition import Definition
 from harness.domain.domain import Domain
 from harness.host.deadline import Deadline
-from harness.hypervisor.layout import DOMAIN_0, GRANTEE
+from harness.hypervisor.layout import GRANTEE, GRANTER
 from harness.hypervisor.link import Link
-from harness.machine import command_line, loop
+from harness.machine import loop
+from harness.ring.netif import Status
 from harness.store.client import StoreClient
 from tests.guest.cards import run
-from tests.unit.backend_guest import SECONDS, Guest, wait_until
-from tests.unit.netfront import DEFAULTS, OFFLOADS, NetFront
+from tests.guest.conftest import named
+from tests.guest.driver_guest import debugging
+from tests.unit.backend_guest import SECONDS, GuestSide, wait_until
+from tests.unit.net_packets import MAC, ethernet
+from tests.unit.netfront import DEFAULTS, OFFLOADS, NetFront, Received
 
-CHECKS = ("slub_debug=FZP", "page_poison=1", "panic_on_warn=1")
-"""What makes a kernel end as soon as it has done something wrong."""
 LINK_MIB = 16
+BROADCAST = b"\xff" * 6
+BRIDGE = """
+sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
+for bridge in br0 br1; do ip link add $bridge type bridge && ip link set $bridge up; done
+"""
 CARRIER = 'cat "/sys/class/net/$1/carrier"'
 
 _domids = itertools.count(5000)
 _numbers = itertools.count()
 
 
-def start_with_checks(start: Callable[[Definition], Domain], definition: Definition) -> Domain:
-    """Start a domain whose kernel checks itself."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command_line, "KERNEL_ARGUMENTS", (*command_line.KERNEL_ARGUMENTS, *CHECKS))
-        return start(definition)
+def start_driver(start: Callable[[Definition], Domain], request: pytest.FixtureRequest) -> Domain:
+    """A driver domain with two bridges, ``br0`` and ``br1``."""
+    with debugging():
+        domain = start(named("pv", request, driver_domain=True, disks=(), networks=(), vcpus=2))
+    run(domain, BRIDGE)
+    return domain
 
 
-class FrontendDomain(Guest):
+def must_be_sound(driver: Domain) -> None:
+    """Nothing in its kernel has gone wrong."""
+    assert not run(driver, "dmesg | grep 'Call Trace\\|BUG:\\|WARNING:\\|have been left mapped' || :")
+
+
+class FrontendDomain(GuestSide):
     """The granter's end of a link to a driver domain, for frontends in this process.
 
-    :ivar driver: the domain at the other end. Its QEMU is the process that serves the frontends.
+    :ivar driver: the domain at the other end.
     """
 
     def __init__(self, link: Link, store: StoreClient, driver: Domain) -> None:
-        super().__init__(link, store, lambda: driver.parts.qemu.child)
-        self.domid = link.layout.domid[0]
+        super().__init__(link, store, link.layout.domid[GRANTER])
         self.driver = driver
 
-    def grant(self, frame: int, *, readonly: bool = False, domid: int = DOMAIN_0) -> int:
-        """Grant a frame to the driver domain, unless it is to be another one."""
-        return super().grant(frame, readonly=readonly, domid=self.driver.domid if domid == DOMAIN_0 else domid)
+    def check_backend(self) -> None:
+        must_be_sound(self.driver)
 
     def name(self, device: Device) -> str:
         """What the driver domain calls its network device."""
@@ -107,7 +120,7 @@ def card(
     yield device
     forget(guest.store, device)
     name = guest.name(device)
-    wait_until(f"the end of {name}", lambda: name not in run(guest.driver, "ls /sys/class/net"))
+    wait_until(f"the end of {name}", lambda: name not in run(guest.driver, "ls /sys/class/net").split())
 
 
 @contextmanager
@@ -127,3 +140,21 @@ def connected(
         front = NetFront(guest, device, split=split, offers=offers, queues=queues).connect()
         yield front
         front.close()
+
+
+def next_packet(front: NetFront, kind: int) -> Received:
+    """The next packet of an Ethernet type; others the driver domain sends by itself."""
+    while True:
+        received = front.receive()
+        if received.data[12:14] == struct.pack(">H", kind):
+            return received
+        front.post(received.frames)
+
+
+def works(front: NetFront, peer: NetFront) -> None:
+    """Exchange a packet each way."""
+    for sender, receiver in ((front, peer), (peer, front)):
+        receiver.post(range(1))
+        packet = ethernet(os.urandom(100), 0x88B5, MAC, BROADCAST)
+        assert sender.send(packet) == [Status.OKAY]
+        assert next_packet(receiver, 0x88B5).data == packet

@@ -22,7 +22,7 @@ from harness.hypervisor.layout import FRAME_SIZE, LinkLayout
 from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from tests.guest.conftest import named
-from tests.guest.disks import MIB, VERIFIED, disk
+from tests.guest.disks import FIO, MIB, VERIFIED, disk
 from tests.guest.hostile_block import MODULE, TRIGGER
 
 SECONDS = 30.0
@@ -159,8 +159,9 @@ def test_a_disk_whose_backend_never_answers_can_be_taken_away(
     guest: Domain, store: StoreClient, tmp_path: Path
 ) -> None:
     with connected(guest, store, tmp_path, "no answer") as (_, target):
-        # Past the page cache, which would ask once more and then find that the disk has no sectors any more.
-        argv = ["dd", f"if=/dev/{target}", "of=/dev/null", "iflag=direct", f"skip={TRIGGER}", "count=1"]
+        # Past the page cache, which would ask once more and then find that the disk has no sectors any more; dd goes
+        # through it all the same, whatever it is told, where its buffer happens not to be aligned.
+        argv = [*FIO, "--name=job", "--rw=read", f"--filename=/dev/{target}", f"--offset={512 * TRIGGER}", "--size=4k"]
         guest.start_service(["sh", "-c", '"$@"; echo $? >/tmp/ended', "sh", *argv])
         guest.execute(["sh", "-c", f"until grep -q ' [1-9]' /sys/block/{target}/inflight; do usleep 10000; done"])
     guest.execute(["sh", "-c", "until [ -s /tmp/ended ]; do usleep 10000; done"]).check()

@@ -20,6 +20,7 @@ from harness.hypervisor.grants import GTF_READING, statuses
 from harness.hypervisor.layout import GRANTEE, GRANTER, LINK_PORTS, PORT
 from harness.hypervisor.link import GuestEnd, Link, LinkEnd
 from harness.machine import loop
+from harness.machine.descriptors import eventfds
 from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from tests.guest.conftest import named
@@ -300,6 +301,17 @@ def announce_backend(store: StoreClient, device: Device) -> None:
 
 
 # ---- both ----
+
+
+def test_nothing_gets_the_number_of_a_doorbell_that_was_unplugged(guest: Domain) -> None:
+    pid = guest.parts.qemu.child.pid
+    with Link.between(SERVED, guest.domid) as link:
+        for _ in range(3):
+            with plugged(guest, "served", link, GRANTEE):
+                doorbells = eventfds(pid)
+            # Still open, and never readable: QEMU itself closes them all.
+            assert doorbells <= eventfds(pid)
+            link.renew()
 
 
 def test_links_without_a_store_go_and_come_with_the_one_that_has_it(guest: Domain, store: StoreClient) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.backend import network_client
 from harness.backend.keeper import DEATHS
 from harness.domain import records
 from harness.domain.domain import Domain
@@ -20,6 +21,7 @@ from harness.host.deadline import Deadline
 from harness.host.errors import GuestCrashed, GuestError, GuestGone, GuestSilent, HarnessError, HostError, UsageError
 from harness.host.interruption import Guard
 from harness.pytest_plugin.plugin import StartDomain
+from harness.store import client
 from tests.guest.conftest import named
 from tests.leftovers import processes
 from tests.unit.test_process import wait_for_end
@@ -183,7 +185,10 @@ def test_death_while_the_devices_connect_is_noticed_at_once(
         assert_all_gone(domain, pids)
 
 
-@pytest.mark.parametrize("service", ["network", "store"])
+MODULES = {network_client.SERVICE: network_client.MODULE, client.SERVICE: client.MODULE}
+
+
+@pytest.mark.parametrize("service", MODULES)
 def test_a_shared_service_is_killed(
     service: str,
     request: pytest.FixtureRequest,
@@ -202,8 +207,8 @@ def test_a_shared_service_is_killed(
 
 
 def process_of(service: str, runtime: Path) -> int:
-    """The process ID of a shared service; its last argument is its name."""
-    (found,) = (line for line in processes(runtime) if line.rstrip().endswith(f" {service}"))
+    """The process ID of a shared service, which has its name among its arguments."""
+    (found,) = (line for line in processes(runtime) if f" harness.host.service {MODULES[service]} {service} " in line)
     return int(found.split()[1].rstrip(":"))
 
 

@@ -2,49 +2,35 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import pytest
 
 from harness.domain import records
 from harness.domain.domain import Domain
 from harness.domain.life import DomainState
-from harness.host.deadline import Deadline
 from harness.host.errors import GuestCrashed, GuestError, GuestGone, UsageError
 from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from tests.guest.disks import VERIFIED
-from tests.guest.driven import SECONDS, driver_definition, linked_domains, make_file, served_definition, wait_for_links
-
-PANIC = "echo c > /proc/sysrq-trigger"
-POLL = 0.05
-"""Seconds between looks at what nobody tells of."""
+from tests.guest.driven import (
+    SECONDS,
+    driver_definition,
+    kill,
+    linked_domains,
+    make_file,
+    panic,
+    served_definition,
+    until,
+    wait_for_links,
+)
 
 
 @pytest.fixture
 def driver(request: pytest.FixtureRequest, start_domain: StartDomain) -> Domain:
     return start_domain(driver_definition(request))
-
-
-def kill(domain: Domain) -> None:
-    os.kill(domain.parts.record.pids["qemu"], signal.SIGKILL)
-
-
-def panic(domain: Domain) -> None:
-    with suppress(GuestError):
-        domain.execute(["sh", "-c", PANIC])
-
-
-def until(what: str, true: Callable[[], bool]) -> None:
-    deadline = Deadline(SECONDS, what)
-    while not true():
-        deadline.check()
-        time.sleep(POLL)
 
 
 def wait_for_return(driver: Domain, guest: Domain, deaths: int) -> None:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
-import re
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -18,36 +14,21 @@ import pytest
 
 from harness.domain import records
 from harness.domain.domain import Domain
-from harness.guest.completed import Completed
 from harness.host.deadline import Deadline
-from harness.pytest_plugin.plugin import AttachDisk, AttachNetwork
+from harness.pytest_plugin.plugin import AttachDisk, AttachNetwork, StartDomain
 from harness.store.client import StoreClient
+from tests.guest import load
+from tests.guest.conftest import named
+from tests.guest.load import SECONDS, living, transferring, verifying, wait_for, wait_under_load
 
-SECONDS = 60.0
-KILLS = 4
-LOAD_BEFORE_A_KILL = (0.2, 0.9)
+KILLS = 20
+LOAD_BEFORE_A_KILL = (0.1, 0.7)
 """Seconds, at random: requests are in every state when the process dies."""
-
-FIO = (
-    *("fio", "--name=restart", "--filename=/dev/xvda", "--rw=randwrite", "--bsrange=4k-256k", "--size=192m"),
-    *("--direct=1", "--ioengine=libaio", "--iodepth=16", "--verify=crc32c", "--verify_fatal=1"),
-    # Reads come in between: each 512 writes are read back before there are more.
-    *("--verify_backlog=512", "--randrepeat=0", "--loops=100", "--time_based", "--runtime=6"),
-)
-ALARMING = re.compile(r"error|timed? ?out|BUG|WARNING|Call Trace|failed|I/O", re.IGNORECASE)
-DATA = 4 << 20
-"""Bytes of each piece of data that goes over the network."""
+RUN_SECONDS = 25.0
 
 
 def backend(domain: Domain) -> int:
     return domain.parts.record.pids["backend"]
-
-
-def wait_for(what: str, condition: Callable[[], bool]) -> None:
-    """Wait for something that another process does in its own good time."""
-    deadline, pause = Deadline(SECONDS, what), threading.Event()
-    while not condition():
-        pause.wait(min(0.01, deadline.check()))
 
 
 def kill_backend(domain: Domain) -> None:
@@ -60,59 +41,30 @@ def kill_backend(domain: Domain) -> None:
 @pytest.fixture
 def quiet_kernel(pv: Domain) -> Iterator[None]:
     """Nothing that the guest's kernel says during a test is alarming."""
-    pv.execute(["dmesg", "-c"]).check()
-    yield
-    said = pv.execute(["dmesg"]).check().text
-    assert not ALARMING.search(said), said
+    with load.quiet_kernel(pv):
+        yield
 
 
-@contextmanager
-def transferring(domain: Domain) -> Iterator[Callable[[], int]]:
-    """Data goes over one TCP connection all the time, checked by SSH, whose checksums end it for a single bit.
-
-    Gives what tells how many pieces have come.
-    """
-    done = threading.Event()
-    arrived = 0
-
-    def transfer() -> None:
-        nonlocal arrived
-        with domain.ssh() as client:
-            while not done.is_set():
-                answer = client.run(f"head -c {DATA} /dev/zero", Deadline(SECONDS, "a piece of data"))
-                assert answer.check().stdout == bytes(DATA)
-                arrived += 1
-
-    with ThreadPoolExecutor() as pool:
-        transfers = pool.submit(transfer)
-        try:
-            yield lambda: arrived
-        finally:
-            done.set()
-        transfers.result(SECONDS)
-
-
-def test_neither_disk_nor_network_lose_anything(pv: Domain, quiet_kernel: None) -> None:
-    before = pv.parts.record.restarts
-    with ThreadPoolExecutor() as pool, transferring(pv) as arrived:
+def test_neither_disks_nor_network_lose_anything(
+    request: pytest.FixtureRequest, start_domain: StartDomain, attach_disk: AttachDisk
+) -> None:
+    # One of its own, since it has used up then how many deaths are borne in half a minute.
+    domain = start_domain(named("pv", request))
+    files = attach_disk(domain, "xvdb", size="64MiB")
+    with load.quiet_kernel(domain), ThreadPoolExecutor() as pool, transferring(domain) as arrived:
         wait_for("the first data", lambda: arrived() > 0)
-        fio = pool.submit(partial(pv.execute, FIO, timeout=SECONDS))
-        for _ in range(KILLS):
-            wait_under_load(fio)
-            kill_backend(pv)
-        pieces = arrived()
-        done = fio.result(SECONDS)
+        with living(domain, files):
+            fio = pool.submit(partial(domain.execute, verifying("/dev/xvda", RUN_SECONDS), timeout=SECONDS))
+            for _ in range(KILLS):
+                wait_under_load(fio, LOAD_BEFORE_A_KILL)
+                kill_backend(domain)
+            pieces = arrived()
+            done = fio.result(SECONDS)
         # The connection that was there at first still carries data.
         wait_for("more data", lambda: arrived() > pieces + 1)
     assert done.status == 0, done.stdout + done.stderr
     assert "err= 0" in done.text
-    assert pv.parts.record.restarts == before + KILLS
-
-
-def wait_under_load(load: Future[Completed]) -> None:
-    """Let a load go on for a random while; it must still be there then."""
-    with pytest.raises(TimeoutError):
-        load.result(random.uniform(*LOAD_BEFORE_A_KILL))
+    assert domain.parts.record.restarts == KILLS
 
 
 def test_a_death_while_nothing_happens_is_mended_by_itself(pv: Domain, quiet_kernel: None) -> None:

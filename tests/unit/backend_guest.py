@@ -34,12 +34,13 @@ class GuestSide:
     """The guest's end of everything: of a link, whoever the grantee is, and of the devices in XenStore.
 
     :param domid: of the domain that the test plays.
+    :param ports: those that it makes.
     """
 
-    def __init__(self, link: Link, store: StoreClient, domid: int) -> None:
+    def __init__(self, link: Link, store: StoreClient, domid: int, *, ports: range = GUEST_PORTS) -> None:
         self.store = store
         self.domid = domid
-        self.end = GuestEnd.from_fds([os.dup(fd) for fd in link.guest_fds()], vector=0, ports=GUEST_PORTS)
+        self.end = GuestEnd.from_fds([os.dup(fd) for fd in link.guest_fds()], vector=0, ports=ports)
         self._free_frames = list(range(self.end.layout.nr_frames - 1, self.end.layout.first_free_frame - 1, -1))
 
     def add_disk(self, target: str, image: Path, **disk: Any) -> Device:  # noqa: ANN401 - add_vbd's

@@ -30,7 +30,7 @@ from harness.ring.netif import (
     TxFlags,
 )
 from harness.ring.ring import FrontRing
-from tests.unit.backend_guest import DOMID, SECONDS, Guest
+from tests.unit.backend_guest import DOMID, SECONDS, Guest, GuestSide
 
 FRAMES = 24
 NOT_GRANTED = 4095
@@ -59,7 +59,7 @@ class Received:
 class Queue:
     """Two rings, and frames for each, which stay granted."""
 
-    def __init__(self, guest: Guest, device: Device, *, split: bool) -> None:
+    def __init__(self, guest: GuestSide, device: Device, *, split: bool) -> None:
         self.guest = guest
         self.device = device
         self._granted: list[tuple[int, int]] = []
@@ -205,7 +205,9 @@ class NetFront(Queue):
     :param offers: nodes about features, such as ``OFFLOADS``.
     """
 
-    def __init__(self, guest: Guest, device: Device, *, split: bool, offers: dict[str, int], queues: int = 1) -> None:
+    def __init__(
+        self, guest: GuestSide, device: Device, *, split: bool, offers: dict[str, int], queues: int = 1
+    ) -> None:
         super().__init__(guest, device, split=split)
         self.queues: list[Queue] = [self, *(Queue(guest, device, split=split) for _ in range(queues - 1))]
         if queues > 1:

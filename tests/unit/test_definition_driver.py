@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.devices import disk_settings
 from harness.domain.definition import Definition, Disk, Network
 from harness.domain.definition_file import load
 from harness.domain.definition_settings import disk_of, network_of
@@ -61,6 +62,16 @@ def test_what_is_plugged_in_later_may_have_another_back_end_too() -> None:
     disk = disk_of({"target": "xvdb", "path": "/images/a.img", "backend": "driver", "readonly": "true"})
     assert disk == Disk("xvdb", "pv", Path("/images/a.img"), 0, readonly=True, backend="driver")
     assert network_of({"backend": "driver"}) == Network("pv", backend="driver")
+
+
+def test_xl_says_it_in_its_own_words() -> None:
+    assert disk_settings(["target=/dev/vda,vdev=xvdb,backend=driver"]) == {
+        "target": "xvdb",
+        "path": "/dev/vda",
+        "backend": "driver",
+    }
+    # A path is looked for there, not from here.
+    assert disk_settings(["xvdb", "a.img", "backend=driver"])["path"] == "a.img"
 
 
 DISK = "kind: pv\ndisks:\n  - {target: xvda, model: pv, %s}\n"

@@ -6,8 +6,14 @@
 #include <linux/ctype.h>
 #include <linux/device.h>
 #include <linux/dma-mapping.h>
+#include <linux/moduleparam.h>
 #include <linux/slab.h>
 #include "blkback.h"
+
+static bool always_copy;
+module_param(always_copy, bool, 0644);
+MODULE_PARM_DESC(always_copy,
+		 "Keep devices away from the memory of links: copy all data (default: only for devices that cannot reach it)");
 
 /* ---- our own node ------------------------------------------------------- */
 
@@ -115,7 +121,7 @@ static int look_at(struct blkback *bb)
 				bb->sector_size);
 		return -EINVAL;
 	}
-	bb->bounce = !reaches_frames(bb);
+	bb->bounce = READ_ONCE(always_copy) || !reaches_frames(bb);
 	return blkback_measure(bb);
 }
 
@@ -196,18 +202,10 @@ static int read_features(struct blkback *bb)
 	return err;
 }
 
-/* Say what the disk can do, and wait for the frontend. */
-int blkback_offer(struct blkback *bb)
+static int publish_features(struct blkback *bb, u32 granularity)
 {
 	const struct blkback_features *f = &bb->features;
-	u32 granularity;
-	int err;
-
-	err = read_features(bb);
-	if (err)
-		return err;
-	granularity = max(bdev_discard_granularity(bb->bdev), bb->sector_size);
-
+	u32 alignment = bdev_discard_alignment(bb->bdev) % granularity;
 	const struct blkback_node nodes[] = {
 		{ "feature-flush-cache", f->flush },
 		{ "feature-barrier", f->barrier },
@@ -218,13 +216,21 @@ int blkback_offer(struct blkback *bb)
 		{ "feature-discard", f->discard },
 		/* From here on only with the last one. */
 		{ "discard-granularity", granularity },
-		{ "discard-alignment",
-		  bdev_discard_alignment(bb->bdev) % granularity },
+		{ "discard-alignment", alignment },
 		{ "discard-secure", 0 },
 	};
 
 	return blkback_publish(bb, XenbusStateInitWait, nodes,
 			       ARRAY_SIZE(nodes) - (f->discard ? 0 : 3));
+}
+
+/* Say what the disk can do, and wait for the frontend. */
+int blkback_offer(struct blkback *bb)
+{
+	u32 granularity = max(bdev_discard_granularity(bb->bdev),
+			      bb->sector_size);
+
+	return read_features(bb) ?: publish_features(bb, granularity);
 }
 
 /* blkif.h: a multiple of a sector, and the disk is a multiple of it. */
@@ -237,8 +243,7 @@ static u32 physical_sector_size(struct blkback *bb)
 	return size;
 }
 
-/* Say what the disk is like, and that it is there. */
-int blkback_announce(struct blkback *bb)
+static u32 kind_of_disk(struct blkback *bb)
 {
 	u32 info = 0;
 
@@ -248,10 +253,15 @@ int blkback_announce(struct blkback *bb)
 		info |= VDISK_REMOVABLE;
 	if (own_is(bb, "device-type", "cdrom"))
 		info |= VDISK_CDROM;
+	return info;
+}
 
+/* Say what the disk is like, and that it is there. */
+int blkback_announce(struct blkback *bb)
+{
 	const struct blkback_node nodes[] = {
 		{ "sectors", bb->sectors },
-		{ "info", info },
+		{ "info", kind_of_disk(bb) },
 		{ "sector-size", bb->sector_size },
 		{ "physical-sector-size", physical_sector_size(bb) },
 	};

@@ -83,6 +83,7 @@ static void respond(struct blkback_ring *ring, u64 id, u8 op, int status)
 		ring->counts.doorbells++;
 		link_notify(link, ring->port);
 	}
+	link_poller_expect(&ring->poller, true);
 }
 
 /* Answer a request at once. */
@@ -133,7 +134,11 @@ static void take_request(struct blkback_ring *ring)
 						    BLKIF_RSP_ERROR);
 }
 
-/* Take what is there; false: nothing. */
+/*
+ * Take what is there; false: nothing. Most frontends have so many requests under
+ * way, and send more when some have been answered: until then an idle CPU would
+ * look in vain, and give it up.
+ */
 static bool take_requests(struct blkback_ring *ring)
 {
 	u32 nr = link_ring_requests(&ring->back);
@@ -147,11 +152,12 @@ static bool take_requests(struct blkback_ring *ring)
 				 nr);
 		return false;
 	}
+	if (ring->poller.notification != LINK_POLL)
+		link_poller_expect(&ring->poller, false);
 	blk_start_plug(&plug);
 	for (; nr; nr--)
 		take_request(ring);
 	blk_finish_plug(&plug);
-	link_poller_expect(&ring->poller, true);
 	return true;
 }
 

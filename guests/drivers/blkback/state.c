@@ -238,8 +238,10 @@ void blkback_complain(struct blkback *bb, const char *complaint, u64 value)
 
 static void hear_complaint(struct blkback *bb)
 {
-	const char *complaint = smp_load_acquire(&bb->complaint);
+	const char *complaint;
 
+	/* Its value is there when it is. */
+	complaint = smp_load_acquire(&bb->complaint);
 	if (!complaint)
 		return;
 	let_go(bb);
@@ -354,11 +356,17 @@ static struct blkback *new_blkback(struct pvbus_device *xbdev)
  * A frontend that is connected already was so to a predecessor, which has died. Its
  * ring belongs to that: first it has to leave that state and share a new one.
  */
-static bool is_orphaned(struct pvbus_device *xbdev)
+static int find_orphan(struct blkback *bb)
 {
-	enum xenbus_state front = pvbus_read_otherend_state(xbdev);
+	enum xenbus_state front;
+	int n;
 
-	return front == XenbusStateConnected || front == XenbusStateClosing;
+	n = pvbus_scanf(bb->link, PVBUS_NIL, bb->xbdev->otherend, "state", "%u",
+			&front);
+	bb->orphaned = n == 1 && (front == XenbusStateConnected ||
+				  front == XenbusStateClosing);
+	/* Not to know it would be to serve the old ring once more. */
+	return n < 0 && n != -ENOENT && n != -ERANGE ? n : 0;
 }
 
 static int probe(struct pvbus_device *xbdev)
@@ -368,9 +376,8 @@ static int probe(struct pvbus_device *xbdev)
 
 	if (!bb)
 		return -ENOMEM;
-	bb->orphaned = is_orphaned(xbdev);
 	dev_set_drvdata(&xbdev->dev, bb);
-	err = watch_own(bb);
+	err = find_orphan(bb) ?: watch_own(bb);
 	if (err) {
 		cancel_work_sync(&bb->work);
 		free_blkback(bb);

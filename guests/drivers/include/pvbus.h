@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * What pvbus.ko offers to frontends: a link with its event channels and grants,
- * XenStore, and a bus of devices that are found in XenStore.
+ * XenStore, and a bus of devices that are found in XenStore. For backends there is
+ * more in pvback.h; they do not grant.
  *
  * Types and constants of Xen's ABI come from the kernel's own headers under
  * <xen/interface/>; only what hypercalls would do is replaced.
@@ -223,7 +224,8 @@ u32 link_console_port(struct link *link);
  * not begin with "/" is relative to this domain. All of these sleep, and return
  * the errno that the store gave, -ENODEV when the link goes away or -EIO for an
  * answer that makes no sense, or when the store has not answered for a minute.
- * Should the connection break, it is made anew, and they only take longer.
+ * Should the connection break, it is made anew, and they only take longer. A link
+ * without a store of its own, to a domain other than 0, uses the first link's.
  */
 struct pvbus_transaction {
 	u32 id;
@@ -287,7 +289,7 @@ struct pvbus_watch {
 	u32 events;
 	wait_queue_head_t arrival;
 	char depth[11];		/* a number, or "" */
-	/* Instead of callback(), for each event, in the work that receives. */
+	/* For each event, in the work that receives, instead of queueing @work. */
 	void (*event)(struct pvbus_watch *watch, const char *path);
 };
 
@@ -300,7 +302,7 @@ struct pvbus_device {
 	struct device dev;
 	const char *devicetype;	/* "vbd", "vif", "console" */
 	const char *nodename;	/* "device/vbd/51712"; "console": the first one */
-	char *otherend;		/* the backend's path, "" for the first console */
+	char *otherend;		/* the other half's path, "" for the first console */
 	u16 otherend_id;
 	enum xenbus_state state; /* as we last wrote it */
 	struct link *link;
@@ -316,8 +318,9 @@ struct pvbus_device {
 /*
  * probe() and remove() may sleep; so may otherend_changed(), which never runs
  * before probe() has succeeded nor together with remove(). If remove() has not
- * written the state Closed, and waited for the other end, the bus does so. The
- * first console has no states: only probe() and remove() are called for it.
+ * written the state Closed, and waited for the other end, the bus does so; for a
+ * backend it does not wait. The first console has no states: only probe() and
+ * remove() are called for it.
  */
 struct pvbus_driver {
 	const char *name;
