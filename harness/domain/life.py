@@ -25,7 +25,7 @@ from harness.domain.session import QUIT_SECONDS, Session
 from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
 from harness.host.errors import GuestError, HarnessError, UsageError
-from harness.image.build import BuiltImage
+from harness.image.build import BuiltImage, build
 from harness.machine import loop
 from harness.machine.accelerator import Accelerator
 
@@ -294,6 +294,9 @@ class DomainLife:
             if self._ending.is_set():
                 raise UsageError(f"domain {self.name} was ended before it could start anew")
             parts.record.restarts += 1
+            if not parts.held.image.kernel.exists():
+                # Of a recipe's images the last few are kept, and a domain may live longer.
+                parts.held.image = build(self.definition.image)
             self._launch(parts.held)
         self.wait_ready()
 

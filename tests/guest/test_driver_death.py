@@ -54,7 +54,7 @@ def wait_for_return(driver: Domain, guest: Domain, deaths: int) -> None:
 @contextmanager
 def verifying(guest: Domain) -> Iterator[None]:
     """Have fio write and verify meanwhile; it must not end before the block has, nor meet an error."""
-    jobs = ["--rw=randrw", "--bs=4k", "--iodepth=16", "--loops=12", "--name=x", "--filename=/dev/xvda"]
+    jobs = ["--rw=randrw", "--bs=4k", "--iodepth=16", "--loops=30", "--name=x", "--filename=/dev/xvda"]
     with ThreadPoolExecutor(1) as pool:
         fio = pool.submit(guest.execute, [*VERIFIED, *jobs], timeout=2 * SECONDS)
         yield
