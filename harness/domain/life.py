@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Coroutine
 from contextlib import ExitStack, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from qemu.qmp import QMPError
 
@@ -33,6 +34,7 @@ from harness.host.errors import GuestError, HarnessError, HostError, UsageError
 from harness.image.build import BuiltImage, build
 from harness.machine import loop, migration
 from harness.machine.accelerator import Accelerator, choose
+from harness.machine.command_line import sorted_disks
 
 BOOT_SECONDS = {"kvm": 60.0, "tcg": 180.0}
 """What a guest gets from its start to its agent's answer; an emulated one shares its core with others."""
@@ -310,11 +312,14 @@ class DomainLife:
             parts.paravirtual.link.ring_granter()
 
     def _plug_in(self, parts: Parts, paravirtual: Paravirtual) -> None:
-        """Plug in what the guest of a template has not got."""
+        """Plug in what the guest of a template has not got, but for disks: see :meth:`_plug_in_disks`."""
         deadline = Deadline(QMP_SECONDS, f"QEMU of domain {self.name} to take its devices")
         paravirtual.plug_in(parts.qemu, deadline)
+        self._plug(parts.qemu.plug_in_cards(parts.machine, deadline))
+
+    def _plug(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            loop.run(parts.qemu.plug_in(parts.machine, deadline))
+            loop.run(work)
         except QMPError as error:
             raise HostError(f"QEMU of domain {self.name} does not take its devices: {error}") from error
 
@@ -357,10 +362,15 @@ class DomainLife:
         if self.definition.on_crash != "destroy" and self._crashes is None:
             self._crashes = Crashes(self.name, self._wait_over, self._after_crash, restart=self._restarts)
 
+    def _plug_in_disks(self, session: Session, deadline: Deadline) -> None:
+        """Plug in disks one after the other: a guest that finds several at once may give their names the other way."""
+        for disk in sorted_disks(self.parts.machine):
+            self._plug(self.parts.qemu.plug_in_disk(disk, deadline))
+            session.execute(disks.wait_for_virtio([disk.target]), timeout=deadline.left).check()
+
     def _wait_plugged(self, session: Session, deadline: Deadline) -> None:
-        """Wait until the guest has found the devices of its machine, which it had not got when it booted."""
-        found = [one.disk.target for one in self.parts.disks if one.disk.model != "pv"]
-        session.execute(disks.wait_for_virtio(found), timeout=deadline.left).check()
+        """Wait until the guest has the devices of its machine, which it had not got when it booted."""
+        self._plug_in_disks(session, deadline)
         cards = [one for one in self.parts.cards if one.network.model != "pv"]
         session.execute(networks.wait_for(cards), timeout=deadline.left).check()
 

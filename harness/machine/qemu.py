@@ -22,7 +22,7 @@ from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestGone, HostError, UsageError
 from harness.host.process import Child, spawn
 from harness.machine import descriptors
-from harness.machine.command_line import Machine, command_line, disk_objects, network_objects, sorted_disks
+from harness.machine.command_line import Machine, MachineDisk, command_line, disk_objects, network_objects
 
 DYING_SECONDS = 5.0
 """How long a QEMU that has closed its QMP socket may take to be gone, so that its exit status can be told."""
@@ -185,22 +185,26 @@ class QemuProcess:
         self._qmp.send_fd_scm(descriptor)
         await self.execute("getfd", {"fdname": name})
 
-    async def plug_in(self, machine: Machine, deadline: Deadline) -> None:
-        """Plug in the disks and cards of a machine that was made bare, in the order in which it would have had them.
+    async def plug_in_disk(self, disk: MachineDisk, deadline: Deadline) -> None:
+        """Plug in a disk of a machine that was made bare.
 
-        :raise qemu.qmp.ExecuteError: QEMU refused one.
+        :raise qemu.qmp.ExecuteError: QEMU refused it.
         :raise DeadlineExpired: it did not answer.
         """
+        image, device = disk_objects(disk)
+        await self._add(("blockdev-add", image), ("device_add", device), deadline=deadline)
+
+    async def plug_in_cards(self, machine: Machine, deadline: Deadline) -> None:
+        """Plug in the cards of a machine that was made bare; errors as of :meth:`plug_in_disk`."""
+        for number, network in enumerate(machine.networks):
+            port, device = network_objects(number, network)
+            await self._add(("netdev_add", port), ("device_add", device), deadline=deadline)
+
+    async def _add(self, *commands: tuple[str, dict[str, Any]], deadline: Deadline) -> None:
         try:
             async with asyncio.timeout(deadline.left):
-                for disk in sorted_disks(machine):
-                    image, device = disk_objects(disk)
-                    await self.execute("blockdev-add", image)
-                    await self.execute("device_add", device)
-                for number, network in enumerate(machine.networks):
-                    port, device = network_objects(number, network)
-                    await self.execute("netdev_add", port)
-                    await self.execute("device_add", device)
+                for command, arguments in commands:
+                    await self.execute(command, arguments)
         except TimeoutError:
             raise deadline.error() from None
 
