@@ -159,6 +159,14 @@ def sizes_of_ip_packets(tap: int) -> list[int]:
             found.append(len(packet) - 14)
 
 
+def wait_until_forwarding(client: NetworkClient, port: str) -> None:
+    """Wait until the bridge passes packets on to a port, which it does when the kernel has noticed that it is up."""
+    argv, descriptors = client.inside(["bridge", "link", "show", "dev", port])
+    deadline = Deadline(10.0, f"the bridge to forward to {port}")
+    while b"state forwarding" not in subprocess.run(argv, pass_fds=descriptors, capture_output=True, check=True).stdout:
+        deadline.check()
+
+
 @needs_tap
 def test_the_host_sends_each_guest_what_its_mtu_allows(client: NetworkClient) -> None:
     """The host's neighbours are entered by hand, since nobody answers its questions here."""
@@ -170,16 +178,19 @@ def test_the_host_sends_each_guest_what_its_mtu_allows(client: NetworkClient) ->
     # Only one port each time: what is for a MAC not seen yet goes to every port.
     with client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         tap = client.tap("vif1.0", vnet_hdr=False)
+        wait_until_forwarding(client, "vif1.0")
         say(sender, 3000, plain.address)
         assert sorted(sizes_of_ip_packets(tap)) == [68, 1500, 1500]
         os.close(tap)
         for mtu in (9000, 65521):
             (tap,) = client.tap_queues("vif2.0", vnet_hdr=False, mtu=mtu, queues=1, mac=jumbo.mac)
+            wait_until_forwarding(client, "vif2.0")
             say(sender, min(mtu, 65535 - 28) - 28, jumbo.address)
             assert sizes_of_ip_packets(tap) == [min(mtu, 65535 - 28)]
             client.remove_tap("vif2.0")
             os.close(tap)
         tap = client.tap("vif2.0", vnet_hdr=False)
+        wait_until_forwarding(client, "vif2.0")
         say(sender, 3000, jumbo.address)
         assert sorted(sizes_of_ip_packets(tap)) == [68, 1500, 1500]
         os.close(tap)
