@@ -72,7 +72,8 @@ def template(
 
 def _definition(wanted: Definition, key: str) -> Definition:
     return Definition(
-        name=f"template-{key}",
+        # Also one of another cache, which another lock guards, may be booting just now.
+        name=f"template-{key}-{os.getpid()}",
         kind="hvm",
         image=wanted.image,
         memory=wanted.memory,
