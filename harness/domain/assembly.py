@@ -19,7 +19,7 @@ from harness.domain.networks import AttachedNetwork
 from harness.domain.paravirtual import Paravirtual
 from harness.domain.records import Claim, Record
 from harness.domain.restoring import Saved
-from harness.domain.served import Served
+from harness.domain.servers import Served
 from harness.host.errors import HostError
 from harness.hypervisor.layout import GRANTER
 from harness.image.build import BuiltImage, build
@@ -55,7 +55,7 @@ class Parts:
     :param held: what another QEMU would get, too.
     :param booted_domid: under which the guest came up, and by which it calls its devices.
     :param paravirtual: link, store nodes and backend; None in an unmodified guest.
-    :param served: the driver domains that serve it besides; none before the guest runs.
+    :param served: the driver domains that serve it besides.
     :param machine: what its QEMU is to be; descriptors in it are QEMU's.
     :param console: our end of the guest's first serial port.
     :param agent: our end of its second.
@@ -135,7 +135,7 @@ def assemble(
     """Start everything a definition asks for; call this in a thread that lives as long as the domain's QEMU.
 
     What needs the guest's memory is left to the caller: a paravirtual domain is still to be introduced. What driver
-    domains serve comes later, when the guest runs.
+    domains serve comes later, when the guest runs; to a saved domain, when it has been introduced.
 
     :param backend: the Python module to run as the backend process of a paravirtual domain.
     :param stack: takes it apart again, also when this fails half way.
@@ -150,6 +150,7 @@ def assemble(
         split = [one for one in held.disks if one.disk.model == "pv"]
         cards = [one for one in held.cards if one.network.model == "pv" and one.network.backend is None]
         paravirtual = stack.enter_context(Paravirtual(definition, image, record, split, cards, held.logs, backend))
+    served = stack.enter_context(Served(record, held.logs / "driver-domains.log"))
     with ExitStack() as handed_over:
         console, agent = (_pair(stack, handed_over) for _ in range(2))
         machine = Machine(
@@ -164,6 +165,7 @@ def assemble(
             disks=_machine_disks(held.disks),
             networks=_machine_networks(held, stack, handed_over),
             link=None if warm else _machine_link(paravirtual, handed_over),
+            further_links=served.reserve(saved, handed_over) if saved is not None else (),
             incoming=warm or saved is not None,
             bare=warm,
         )
@@ -171,7 +173,7 @@ def assemble(
     stack.callback(qemu.child.kill)
     record.pids["qemu"] = qemu.child.pid
     record.write()
-    served = stack.enter_context(Served(record, qemu, held.logs / "driver-domains.log"))
+    served.start(qemu)
     booted_domid = record.domid if saved is None else saved.domid
     return Parts(held, booted_domid, paravirtual, served, machine, qemu, console[0], agent[0])
 

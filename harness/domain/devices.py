@@ -21,7 +21,8 @@ from harness.domain.disks import AttachedDisk
 from harness.domain.leases import Lease
 from harness.domain.networks import AttachedNetwork
 from harness.domain.paravirtual import Paravirtual, add_disk, add_network
-from harness.domain.served import Served, Server
+from harness.domain.served import Server
+from harness.domain.servers import Served
 from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestError, HarnessError, HostError, UsageError
 from harness.host.interruption import Guard
@@ -62,16 +63,15 @@ class Devices:
 
     @contextmanager
     def at_rest(self, deadline: Deadline, guard: Guard) -> Iterator[None]:
-        """Inside, every device is connected, and none comes or goes. There are no links but the first.
+        """Inside, every device is connected, and none comes or goes.
 
-        :raise UsageError: one is being detached, or served by a driver domain.
+        :raise UsageError: one is being detached, or the driver domain is not there that serves it.
         :raise HarnessError: one is not connected; says why.
         """
         with self._turn:
             if self._closing:
                 raise UsageError(f"a device of domain {self._name} is still being detached: the guest is using it")
-            if self._parts.paravirtual is not None:
-                self._served.part(deadline)
+            self._parts.served.require_there()
             wait_connected(self._devices(), deadline, guard)
             yield
 
@@ -81,11 +81,12 @@ class Devices:
         if parts.paravirtual is None:
             return []
         split = [one for one in parts.disks if one.disk.model == "pv"]
-        cards = [one for one in parts.cards if one.network.model == "pv"]
+        cards = [one for one in parts.cards if one.network.model == "pv" and one.network.backend is None]
         return [
             *(Device("console", self._domid, number) for number in range(1, len(parts.paravirtual.consoles))),
             *(Device("vbd", self._domid, disk_number(one.disk.target)) for one in split),
             *(Device("vif", self._domid, one.number) for one in cards),
+            *parts.served.devices,
         ]
 
     # -- disks ---------------------------------------------------------------------------------------------------------
@@ -124,6 +125,13 @@ class Devices:
             undo.pop_all()
             self._parts.disks.append(one)
 
+    def wait_served(self, deadline: Deadline, guard: Guard) -> None:
+        """Wait until the devices are connected that driver domains serve a restored domain.
+
+        :raise HarnessError: one of them is not; says why.
+        """
+        wait_connected(self._parts.served.devices, deadline, guard)
+
     def attach_served(self, deadline: Deadline, guard: Guard) -> None:
         """Have driver domains serve what they are to serve, now that the guest runs; does not wait for its disks.
 
@@ -142,6 +150,8 @@ class Devices:
         :param undo: gets what takes it away again; None if all of the domain would be taken away.
         """
         server = self._served.by(disk.backend or "")
+        if undo is not None:
+            undo.callback(self._served.part_idle, server)
         device = server.add_disk(disk)
         if undo is not None:
             undo.callback(server.forget, device)
@@ -179,15 +189,22 @@ class Devices:
         return self._detach(Device("vbd", self._domid, disk_number(target)), target, release, deadline, force=force)
 
     def _detach_served_disk(self, disk: Disk, deadline: Deadline, *, force: bool) -> Device:
-        server = self._served.by(disk.backend or "")
+        server = self._served.known(disk.backend or "")
         self._require_there(server, disk.target, force=force)
         device = server.device("vbd", disk_number(disk.target))
 
         def release() -> None:
             self._parts.held.served_disks.remove(disk)
-            server.forget(device)
+            self._forget(server, device)
 
         return self._detach(device, disk.target, release, deadline, force=force)
+
+    def _forget(self, server: Server, device: Device) -> None:
+        """A driver domain's device has gone, perhaps the last one."""
+        try:
+            server.forget(device)
+        finally:
+            self._served.part_idle(server)
 
     def _require_there(self, server: Server, name: str, *, force: bool) -> None:
         """Check that a device can be closed by both of its ends, if it is not to be taken away anyhow."""
@@ -257,6 +274,7 @@ class Devices:
                 undo.callback(self._remove, device)
                 add_network(paravirtual.store, self._domid, one)
             else:
+                undo.callback(self._served.part_idle, server)
                 undo.callback(server.forget, device)
                 undo.callback(self._remove, device)
                 server.add_card(one)
@@ -279,14 +297,14 @@ class Devices:
         card, client = one, self._parts.network
         device, server = Device("vif", self._domid, card.number), None
         if card.network.backend is not None:
-            server = self._served.by(card.network.backend)
+            server = self._served.known(card.network.backend)
             self._require_there(server, card.lease.mac, force=force)
             device = server.device("vif", card.number)
 
         def release() -> None:
             self._parts.cards.remove(card)
             if server is not None:
-                server.forget(device)
+                self._forget(server, device)
             self._publish()
             if client is not None:
                 client.release(card.lease)

@@ -6,11 +6,13 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 from harness.bus.toolstack import Storage
 from harness.domain import messages, records
 from harness.domain.definition import Definition
+from harness.domain.identity import Identity
 from harness.domain.messages import Message
 from harness.domain.ordering import unknown_backend
 from harness.domain.records import Record
@@ -24,19 +26,20 @@ def running() -> list[str]:
     return [record.name for record in records.records() if record.driver_domain]
 
 
-def require(definition: Definition) -> None:
+def require(definition: Definition, saved: Path | None = None) -> None:
     """Check that every driver domain that is to serve a domain is there.
 
+    :param saved: the file that the domain is to be restored from; None: it is to be created.
     :raise UsageError: one is not; says which.
     """
     for backend in definition.backends:
-        _find(definition.name, backend)
+        _find(definition.name, backend, saved)
 
 
-def _find(client: str, name: str) -> Record:
+def _find(client: str, name: str, saved: Path | None = None) -> Record:
     found = next((record for record in records.records() if record.name == name), None)
     if found is None:
-        raise unknown_backend(client, name)
+        raise unknown_backend(client, name, saved)
     if not found.driver_domain:
         raise UsageError(
             f"domain {client} has {name} as a back end, which runs but is no driver domain",
@@ -106,6 +109,10 @@ class DriverDomain:
         """
         self._ask("plug", [link.fileno()], vectors=vectors, domid=domid)
 
+    def unplug(self) -> None:
+        """Have the link unplugged, if it is plugged in: its back ends let go of what was granted to them."""
+        self._ask("unplug")
+
     def prepare_disk(self, devid: int, path: str, *, readonly: bool) -> Storage:
         """Have a block device or a file in it made ready to be served.
 
@@ -118,6 +125,10 @@ class DriverDomain:
     def release_disk(self, devid: int) -> None:
         """Undo :meth:`prepare_disk`."""
         self._ask("release-disk", devid=devid)
+
+    def identify_disk(self, devid: int) -> Identity:
+        """What a disk that is prepared is known by just now; whatever was written to it is durable there then."""
+        return Identity.read(self._ask("identify-disk", devid=devid))
 
     def join_bridge(self, interface: str) -> None:
         """Make a network interface a port of its bridge, when its backend has made the interface."""

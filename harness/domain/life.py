@@ -244,7 +244,7 @@ class DomainLife:
         self._require(DomainState.CREATED)
         self.state = DomainState.STARTING
         try:
-            driver.require(self.definition)
+            driver.require(self.definition, None if self._saved is None else self._saved.file)
             if self._needs_template(warm=warm):
                 self._reserve = self._stack.enter_context(self._make_template())
             self._template = self._reserve if warm else None
@@ -307,9 +307,12 @@ class DomainLife:
             if warm:
                 self._plug_in(parts, parts.paravirtual)
             parts.paravirtual.introduce(restored=self._saved is not None)
+        if self._saved is not None:
+            parts.served.restore(parts.cards)
         loop.run(self._run(parts))
         if parts.paravirtual is not None and self._saved is not None:
             parts.paravirtual.link.ring_granter()
+            parts.served.ring()
 
     def _plug_in(self, parts: Parts, paravirtual: Paravirtual) -> None:
         """Plug in what the guest of a template has not got, but for disks: see :meth:`_plug_in_disks`."""
@@ -345,7 +348,10 @@ class DomainLife:
         session.guarded(session.agent.ping(deadline), deadline)
         if self.parts.paravirtual is not None:
             self.parts.paravirtual.wait_connected(deadline, session.watched)
-            self._plugs.attach_served(deadline, session.watched)
+            if self._saved is None:
+                self._plugs.attach_served(deadline, session.watched)
+            else:
+                self._plugs.wait_served(deadline, session.watched)
             targets = [one.disk.target for one in self.parts.disks if one.disk.model == "pv"]
             targets += [disk.target for disk in self.parts.held.served_disks]
             session.execute(disks.wait_for(targets), timeout=deadline.left).check()
@@ -460,7 +466,7 @@ class DomainLife:
         Images that live as long as the domain are copied to the directory ``FILE.disks``; its other ones stay where
         they are, and nobody may write to them meanwhile. Nobody else can read the file, which has the guest's memory.
 
-        :raise UsageError: a driver domain serves it, or it serves others: only one of two ends would be saved.
+        :raise UsageError: it serves others, whose ends of the links would not be saved.
         :raise HostError: it cannot be written. The domain then goes on.
         """
         self.suspend(file, timeout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
 
 from harness.domain.definition import Definition
 from harness.host.errors import UsageError
@@ -50,9 +51,14 @@ def _check(definition: Definition, backend: str, by_name: dict[str, Definition],
         raise unknown_backend(definition.name, backend)
 
 
-def unknown_backend(name: str, backend: str) -> UsageError:
-    """The error for a back end that is not there."""
+def unknown_backend(name: str, backend: str, saved: Path | None = None) -> UsageError:
+    """The error for a back end that is not there.
+
+    :param saved: the file that the domain is to be restored from; None: it is to be created.
+    """
+    both = f"start both, in whatever order: harness create {backend}.yaml {name}.yaml"
+    first = f"start that first: harness create {backend}.yaml; then: harness restore {saved}"
     return UsageError(
         f"domain {name} has {backend} as a back end, and no driver domain of that name runs",
-        hint=f"start both, in whatever order: harness create {backend}.yaml {name}.yaml",
+        hint=both if saved is None else first,
     )

@@ -11,30 +11,27 @@ from typing import Self
 from harness.domain.definition_file import define
 from harness.domain.definition_yaml import parse_document
 from harness.domain.disks import AttachedDisk
+from harness.domain.identity import Identity, identify
 from harness.domain.messages import Message
 from harness.domain.networks import Card
 from harness.domain.saved import Reader, copy_image
 from harness.host.deadline import Deadline
 from harness.host.errors import UsageError
+from harness.hypervisor.layout import FIRST_LINK_SLOT
 
 COPY_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
-class Identity:
-    """By what an image is known again that nobody has written to.
+class SavedLink:
+    """A link that a saved domain has with a driver domain.
 
-    :param size: bytes.
-    :param mtime: nanoseconds; 0 for a block device: nobody knows when that was written to last.
+    :param backend: the driver domain's name.
+    :param slot: where on the PCI bus the domain has it.
     """
 
-    size: int
-    mtime: int
-
-
-def identify(path: Path, size: int, *, block_device: bool) -> Identity:
-    """What an image of so many bytes is known by just now."""
-    return Identity(size, 0 if block_device else path.stat().st_mtime_ns)
+    backend: str
+    slot: int
 
 
 class Saved:
@@ -45,9 +42,11 @@ class Saved:
     :ivar definition: of the domain, with the devices that it had.
     :ivar domid: under which it was booted.
     :ivar cards: what its network cards were.
+    :ivar links: those with driver domains.
     """
 
     def __init__(self, file: Path) -> None:
+        self.file = file
         self._reader = Reader(file)
         try:
             description = Message(self._reader.description)
@@ -56,10 +55,9 @@ class Saved:
             self.domid = description.get("domid", int)
             self._versions = description.texts("versions")
             self.cards = [_card(one) for one in description.messages("cards")]
+            self.links = [_link(one) for one in description.messages("links")]
             images = description.messages("images")
-            self._images = {
-                one.get("target", str): Identity(one.get("size", int), one.get("mtime", int)) for one in images
-            }
+            self._images = {one.get("target", str): Identity.read(one) for one in images}
             self._check()
         except UsageError as error:
             self.close()
@@ -73,6 +71,10 @@ class Saved:
             raise UsageError("it does not tell which of its network cards is which")
         if self._images.keys() != {disk.target for disk in self.definition.disks}:
             raise UsageError("it does not tell which of its disks is which")
+        if sorted(link.backend for link in self.links) != sorted(self.definition.backends):
+            raise UsageError("it does not tell which of its links leads to which driver domain")
+        if len({link.slot for link in self.links}) != len(self.links):
+            raise UsageError("two of its links are in one place")
 
     @property
     def accelerator(self) -> str:
@@ -93,7 +95,7 @@ class Saved:
         different = [f"{name} was {then} and is {now}" for name, then, now in pairs if then != now]
         if different:
             raise UsageError(
-                f"{self._reader.file} cannot be restored: {'; '.join(different)}",
+                f"{self.file} cannot be restored: {'; '.join(different)}",
                 hint="a saved domain goes on only with what it was saved with",
             )
 
@@ -120,16 +122,29 @@ class Saved:
                 self._require_unchanged(one.disk.target, one.lease.path, block_device=one.lease.block_device)
 
     def _require_unchanged(self, target: str, path: Path, *, block_device: bool) -> None:
-        then = self._images[target]
         try:
             with path.open("rb") as image:
                 size = image.seek(0, os.SEEK_END)
             now = identify(path, size, block_device=block_device)
         except OSError as error:
             raise UsageError(f"the image {path} of disk {target} cannot be read: {error.strerror}") from error
+        self._compare(target, str(path), now)
+
+    def require_served(self, target: str, path: Path, backend: str, now: Identity) -> None:
+        """Check that nobody has written to a disk of a driver domain since the domain was saved.
+
+        :param path: in the driver domain.
+        :param now: what the disk is known by there now.
+        :raise UsageError: somebody has, which the guest would not know.
+        """
+        self._compare(target, f"{path} of driver domain {backend}", now)
+
+    def _compare(self, target: str, name: str, now: Identity) -> None:
+        then = self._images[target]
+        sizes = "" if now.size == then.size else f" from {then.size} to {now.size} bytes"
         if now != then:
             raise UsageError(
-                f"the image {path} of disk {target} has changed since the domain was saved: "
+                f"the image {name} of disk {target} has changed{sizes} since the domain was saved: "
                 "what the guest has in its memory of it is no longer true, and would destroy it",
                 hint="begin with the disk as it is now: harness create",
             )
@@ -142,6 +157,14 @@ class Saved:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _link(one: Message) -> SavedLink:
+    slot = one.get("slot", int)
+    # The first is the host bridge's.
+    if not 0 < slot < FIRST_LINK_SLOT:
+        raise UsageError(f"{slot} is no place for a link to a driver domain")
+    return SavedLink(one.get("backend", str), slot)
 
 
 def _card(one: Message) -> Card:

@@ -24,7 +24,7 @@ from harness.host.errors import HostError, UsageError
 from harness.host.process import run
 
 MAGIC = b"harness domain\n\0"
-VERSION = 1
+VERSION = 2
 HEADER = struct.Struct(">16sIQQ32s")
 DESCRIPTION_LIMIT = 1 << 20
 CHUNK = 1 << 20

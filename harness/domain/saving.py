@@ -12,11 +12,11 @@ from typing import Any
 
 from harness.bus.features import BlockFeatures, NetFeatures, Notifications
 from harness.domain.assembly import Parts
-from harness.domain.definition import Definition
+from harness.domain.definition import Definition, Disk
 from harness.domain.devices import Devices
 from harness.domain.disks import AttachedDisk
+from harness.domain.identity import identify
 from harness.domain.networks import AttachedNetwork
-from harness.domain.restoring import identify
 from harness.domain.saved import Writer
 from harness.domain.session import EXECUTE_GRACE, Session
 from harness.host.deadline import Deadline
@@ -32,7 +32,8 @@ def save(
 ) -> None:
     """Write a running domain to a file. It stands still afterwards, or goes on when this fails.
 
-    What its back ends had under way is asked of others again; everything that they have done is in the images.
+    What its back ends had under way is asked of others again; everything that they have done is in the images. Driver
+    domains let go of it before its memory is written, and have its disks for others then.
 
     :raise HarnessError: it could not be saved; says why.
     """
@@ -44,24 +45,28 @@ def save(
         try:
             if parts.paravirtual is not None:
                 parts.paravirtual.backend.suspend()
+            links, served = parts.served.suspend()
             if parts.record.restarts != restarts:
                 raise HostError(f"a backend process of domain {definition.name} has died just now: save it again")
             work = migration.save(parts.qemu, writer.descriptor, deadline)
             session.guarded(work, deadline, grace=EXECUTE_GRACE)
             images = [_image(one, writer, deadline) for one in parts.disks]
+            images += [{"target": disk.target, **asdict(identity)} for disk, identity in served]
             writer.finish(
                 {
                     "saved": datetime.now(UTC).isoformat(timespec="seconds"),
                     "versions": versions(parts),
                     "domid": parts.booted_domid,
-                    "definition": document(definition, parts.disks, parts.cards),
+                    "definition": document(definition, _disks(parts), parts.cards),
                     "cards": [{"number": one.number, "address": one.lease.address} for one in parts.cards],
+                    "links": [asdict(link) for link in links],
                     "images": images,
                 }
             )
         except BaseException:
             if parts.paravirtual is not None:
                 parts.paravirtual.backend.resume()
+            parts.served.resume()
             loop.run(parts.qemu.cont(), Deadline(QMP_SECONDS, f"the end of the pause of domain {definition.name}"))
             raise
 
@@ -103,7 +108,11 @@ def _image(one: AttachedDisk, writer: Writer, deadline: Deadline) -> dict[str, A
 # -- the definition ----------------------------------------------------------------------------------------------------
 
 
-def document(definition: Definition, disks: Sequence[AttachedDisk], cards: Sequence[AttachedNetwork]) -> dict[str, Any]:
+def _disks(parts: Parts) -> list[Disk]:
+    return [*(one.disk for one in parts.disks), *parts.held.served_disks]
+
+
+def document(definition: Definition, disks: Sequence[Disk], cards: Sequence[AttachedNetwork]) -> dict[str, Any]:
     """A definition of a domain with the devices that it has now, in the words of a definition file."""
     written: dict[str, Any] = {
         "name": definition.name,
@@ -120,15 +129,14 @@ def document(definition: Definition, disks: Sequence[AttachedDisk], cards: Seque
     return written
 
 
-def _disk(one: AttachedDisk) -> dict[str, Any]:
-    disk = one.disk
+def _disk(disk: Disk) -> dict[str, Any]:
     written: dict[str, Any] = {"target": disk.target, "model": disk.model}
     written |= {"size": disk.size} if disk.path is None else {"path": os.fspath(disk.path)}
     if disk.readonly:
         written["readonly"] = True
     if disk.model == "pv":
         written |= {"cdrom": disk.cdrom, "sector-size": disk.sector_size}
-        written |= _settings(disk.notifications, disk.features)
+        written |= _settings(disk.notifications, disk.features, disk.backend)
     return written
 
 
@@ -136,12 +144,15 @@ def _network(one: AttachedNetwork) -> dict[str, Any]:
     card = one.network
     written: dict[str, Any] = {"model": card.model, "mac": one.lease.mac}
     if card.model == "pv":
-        written |= {"mtu": card.mtu, **_settings(card.notifications, card.features)}
+        written |= {"mtu": card.mtu, **_settings(card.notifications, card.features, card.backend)}
     return written
 
 
-def _settings(notifications: Notifications, features: BlockFeatures | NetFeatures) -> dict[str, Any]:
+def _settings(
+    notifications: Notifications, features: BlockFeatures | NetFeatures, backend: str | None
+) -> dict[str, Any]:
     return {
+        **({} if backend is None else {"backend": backend}),
         "notification": {one.name: str(getattr(notifications, one.name)) for one in fields(notifications)},
         "features": {one.name.replace("_", "-"): getattr(features, one.name) for one in fields(features)},
     }

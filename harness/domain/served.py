@@ -1,55 +1,59 @@
-"""The devices of a domain that driver domains serve, and the links to those."""
+"""What one driver domain serves a domain, and the link between the two; see :mod:`harness.domain.servers`."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
 
 from qemu.qmp import QMPError
 
 from harness.bus import toolstack
 from harness.bus.devices import Device, disk_number
+from harness.bus.toolstack import Storage
 from harness.domain.definition import Disk
 from harness.domain.driver import DriverDomain
+from harness.domain.identity import Identity
 from harness.domain.networks import BRIDGE, AttachedNetwork
 from harness.domain.records import Record
 from harness.host.deadline import Deadline
-from harness.host.errors import HarnessError, HostError, UsageError
+from harness.host.errors import HarnessError, HostError
 from harness.hypervisor.layout import GRANTEE, GRANTER
 from harness.hypervisor.link import Link
 from harness.machine import loop
+from harness.machine.command_line import MachineLink
 from harness.machine.qemu import QemuProcess
 from harness.store.client import StoreClient
 
-T = TypeVar("T")
-
 PLUG_SECONDS = 30.0
+FOR_EVER = 7 * 86400.0
 
 
 class Server:
     """One driver domain, the link that a domain has with it, and what it serves the domain.
 
-    The link stays as long as the domain: it outlives the driver domain, which gets it again when it comes back.
+    The link stays as long as there is a device: it outlives the driver domain, which gets it again when it comes back.
+    Somebody has to :meth:`plug` it in, or to :meth:`restore` it.
 
     :param changed: called when the driver domain comes or goes.
-    :raise HarnessError: the driver domain is not there, or the link cannot be plugged in.
+    :raise HarnessError: the driver domain is not there, or the link cannot be had.
 
     :ivar waiting: why nothing is served at the moment; None while the driver domain is there.
     :ivar over: it will not come back.
+    :ivar parted: after :meth:`part`, gets to know when our guest has let go of the link.
     """
 
-    def __init__(self, name: str, record: Record, qemu: QemuProcess, log: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, name: str, record: Record, log: Path, changed: Callable[[], None]) -> None:
         self.waiting: str | None = None
         self.over = False
+        self.parted: Future[None] | None = None
         self._record = record
         self._log = log
         self._changed = changed
-        self._qemu = qemu
         self._closed = False
+        self._suspended = False
         self._turn = threading.RLock()
         self._disks: dict[Device, Disk] = {}
         self._cards: dict[Device, AttachedNetwork] = {}
@@ -58,12 +62,9 @@ class Server:
             self._driver = DriverDomain.find(name, record.name)
             self._stack.callback(self._driver.close)
             self._link = self._stack.enter_context(Link.between(record.domid, self._driver.domid))
-            self._plug_granter()
-            self._plug_grantee()
         except BaseException:
             self._stack.close()
             raise
-        self._driver.follow(self._gone, self._back, self._ended)
 
     @property
     def name(self) -> str:
@@ -75,9 +76,27 @@ class Server:
         return bool(self._disks or self._cards)
 
     @property
+    def devices(self) -> list[Device]:
+        """Those that it serves, or would."""
+        return [*self._disks, *self._cards]
+
+    @property
     def _device(self) -> str:
         """What QEMU calls our end of the link."""
         return f"driver{self._driver.domid}"
+
+    def plug(self, qemu: QemuProcess) -> None:
+        """Plug the link into the QEMU of our domain, and have it plugged into the driver domain's.
+
+        :raise HarnessError: one of them does not take it.
+        """
+        self._qemu = qemu
+        self._plug_granter()
+        self._plug_grantee()
+        self._follow()
+
+    def _follow(self) -> None:
+        self._driver.follow(self._gone, self._back, self._ended)
 
     def _plug_granter(self) -> None:
         deadline = Deadline(PLUG_SECONDS, f"QEMU of domain {self._record.name} to take a link")
@@ -89,6 +108,9 @@ class Server:
                 raise HostError(
                     f"QEMU of domain {self._record.name} does not take the link to driver domain {self.name}: {error}"
                 ) from error
+        self._introduce(slot)
+
+    def _introduce(self, slot: int) -> None:
         with StoreClient.connect() as store:
             toolstack.add_link(store, self._record.domid, slot, GRANTER, self._driver.domid)
 
@@ -105,13 +127,15 @@ class Server:
         """
         with self._turn:
             self._require_there()
-            device = self._prepare_disk(disk, again=False)
+            device = self._plug_disk(disk, self._prepare_disk(disk), again=False)
             self._disks[device] = disk
             return device
 
-    def _prepare_disk(self, disk: Disk, *, again: bool) -> Device:
-        devid = disk_number(disk.target)
-        storage = self._driver.prepare_disk(devid, str(disk.path), readonly=disk.readonly)
+    def _prepare_disk(self, disk: Disk) -> Storage:
+        return self._driver.prepare_disk(disk_number(disk.target), str(disk.path), readonly=disk.readonly)
+
+    def _plug_disk(self, disk: Disk, storage: Storage, *, again: bool) -> Device:
+        """Write the nodes of a disk that has been prepared; when that fails, it is given back."""
         try:
             with StoreClient.connect() as store:
                 return toolstack.add_vbd(
@@ -128,7 +152,7 @@ class Server:
                     again=again,
                 )
         except BaseException:
-            self._driver.release_disk(devid)
+            self._driver.release_disk(disk_number(disk.target))
             raise
 
     def add_card(self, card: AttachedNetwork) -> Device:
@@ -199,18 +223,25 @@ class Server:
         with self._turn:
             if self._closed:
                 return
-            try:
-                self._link.renew()
-                self._plug_grantee()
-                for disk in self._disks.values():
-                    self._prepare_disk(disk, again=True)
-                for card in self._cards.values():
-                    self._plug_card(card, again=True)
-            except HarnessError as error:
-                # It may have died again meanwhile, which is the next that we hear.
-                self._wait(f"driver domain {self.name} is back, but serves us no more: {error}")
+            if self._suspended:
+                # Nobody may write to what is being saved: later, if our domain goes on.
+                self.waiting = None
                 return
-            self.waiting = None
+            self._serve_again()
+
+    def _serve_again(self) -> None:
+        try:
+            self._link.renew()
+            self._plug_grantee()
+            for disk in self._disks.values():
+                self._plug_disk(disk, self._prepare_disk(disk), again=True)
+            for card in self._cards.values():
+                self._plug_card(card, again=True)
+        except HarnessError as error:
+            # It may have died again meanwhile, which is the next that we hear.
+            self._wait(f"driver domain {self.name} is back, but serves us no more: {error}")
+            return
+        self.waiting = None
         self._note(f"driver domain {self.name} serves again")
         self._changed()
 
@@ -218,97 +249,113 @@ class Server:
         with self._log.open("a") as log:
             log.write(f"{line}\n")
 
-    def part(self, deadline: Deadline) -> None:
-        """Be served no more, and have our end of the link unplugged, too.
+    # -- when our domain is saved and restored -------------------------------------------------------------------------
 
-        :raise HarnessError: our guest does not let go of it.
+    def suspend(self) -> list[tuple[Disk, Identity]]:
+        """Have the driver domain let go of all that is ours, while our guest stands still; it keeps the link's memory.
+
+        What has been written to the disks is durable there afterwards, and others may have them.
+
+        :return: by what each disk is known again.
+        :raise HarnessError: it cannot; :meth:`resume` makes that good.
         """
+        with self._turn:
+            self._suspended = True
+            self._require_there()
+            self._driver.unplug()
+            found = []
+            for device, disk in self._disks.items():
+                found.append((disk, self._driver.identify_disk(device.devid)))
+                self._driver.release_disk(device.devid)
+            return found
+
+    def slot(self) -> int:
+        """Where on our PCI bus the link is."""
+        return loop.run(self._qemu.slot(self._device))
+
+    def resume(self) -> None:
+        """Have the driver domain serve us again after :meth:`suspend`, however far that came; or wait for it."""
+        with self._turn:
+            if not self._suspended:
+                return
+            self._suspended = False
+            if self.waiting is not None:
+                return
+            try:
+                self._driver.unplug()
+                for device in self._disks:
+                    self._driver.release_disk(device.devid)
+            except HarnessError as error:
+                self._wait(f"driver domain {self.name} does not let go of us: {error}")
+                return
+            self._serve_again()
+
+    def reserve(self, disk: Disk) -> tuple[Storage, Identity]:
+        """Have a disk prepared for a domain that is to be restored, before there is anything of it.
+
+        :raise HarnessError: the driver domain has no such block device or file, or it is in use.
+        """
+        storage = self._prepare_disk(disk)
+        return storage, self._driver.identify_disk(disk_number(disk.target))
+
+    def machine_link(self, slot: int, handed_over: ExitStack) -> MachineLink:
+        """The link for a QEMU that is to be started with it, as the one had that was saved."""
+        end = self._link.qemu_socket(GRANTER)
+        handed_over.callback(end.close)
+        return MachineLink(end.fileno(), self._link.layout.vectors[GRANTER], self._device, slot)
+
+    def restore(
+        self, qemu: QemuProcess, slot: int, disks: Sequence[tuple[Disk, Storage]], cards: Sequence[AttachedNetwork]
+    ) -> None:
+        """Have the driver domain serve a domain that is restored, whose memory is there and which stands still yet.
+
+        :param disks: what :meth:`reserve` gave.
+        :raise HarnessError: it cannot, or the memory of the link is none.
+        """
+        with self._turn:
+            self._qemu = qemu
+            self._link.adopt()
+            self._introduce(slot)
+            self._plug_grantee()
+            for disk, storage in disks:
+                self._disks[self._plug_disk(disk, storage, again=False)] = disk
+            for card in cards:
+                self._cards[self._plug_card(card, again=False)] = card
+        self._follow()
+
+    def ring(self) -> None:
+        """Have the guest look at all of its ports of the link."""
+        self._link.ring_granter()
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def part(self) -> Future[None]:
+        """Be served no more, and have both ends of the link unplugged, each in its own time; returns :attr:`parted`.
+
+        Our guest keeps its end for as long as it uses memory of it, such as what nobody has read yet of what came in.
+        """
+        self._closed = True
+        self.parted = parted = Future()
+        self._driver.close()
+        threading.Thread(target=self._unplug, args=(parted,), name=f"end of {self._device}", daemon=True).start()
+        return parted
+
+    def _unplug(self, parted: Future[None]) -> None:
+        deadline = Deadline(FOR_EVER, f"domain {self._record.name} to let go of its link to {self.name}")
         try:
             with StoreClient.connect() as store:
-                toolstack.remove_link(store, self._record.domid, loop.run(self._qemu.slot(self._device)))
+                toolstack.remove_link(store, self._record.domid, self.slot())
             loop.run(self._qemu.detach_link(self._device, deadline))
-        except QMPError as error:
-            raise HostError(
-                f"QEMU of domain {self._record.name} keeps the link to driver domain {self.name}: {error}"
-            ) from error
+        except (HarnessError, QMPError) as error:
+            what = f"domain {self._record.name} keeps its link to driver domain {self.name}: {error}"
+            self._note(what)
+            parted.set_exception(HostError(what))
+            return
         self.close()
+        parted.set_result(None)
 
     def close(self) -> None:
         """Be served no more."""
         self._closed = True
         with self._turn:
             self._stack.close()
-
-
-class Served:
-    """All driver domains that serve a domain.
-
-    :param record: of the domain; says which of them it waits for.
-    :param qemu: of the domain.
-    :param log: gets a line for each of their comings and goings.
-    """
-
-    def __init__(self, record: Record, qemu: QemuProcess, log: Path) -> None:
-        self._record = record
-        self._qemu = qemu
-        self._log = log
-        self._turn = threading.Lock()
-        self._servers: dict[str, Server] = {}
-        self._publishing = threading.Lock()
-        self._closed = False
-
-    def by(self, name: str) -> Server:
-        """The driver domain of this name; the first time, the link to it is made.
-
-        :raise HarnessError: it is not there, or it has ended; a link cannot be had.
-        """
-        with self._turn:
-            known = self._servers.get(name)
-            if known is None or (known.over and not known.busy):
-                if known is not None:
-                    known.close()
-                self._servers[name] = Server(name, self._record, self._qemu, self._log, self._publish)
-            return self._servers[name]
-
-    def part(self, deadline: Deadline) -> None:
-        """Part with all of them; whoever is wanted again later comes again.
-
-        :raise UsageError: one of them serves devices; nothing has changed then.
-        :raise HarnessError: the guest does not let go of a link.
-        """
-        with self._turn:
-            busy = [server for server in self._servers.values() if server.busy]
-            if busy:
-                names = ", ".join(server.name for server in busy)
-                raise UsageError(
-                    f"domain {self._record.name} cannot be saved: it has devices of driver domain {names}, "
-                    "which would go on with them meanwhile",
-                    hint="detach those first: harness block-detach, harness network-detach",
-                )
-            for name in list(self._servers):
-                self._servers[name].part(deadline)
-                del self._servers[name]
-
-    def _publish(self) -> None:
-        servers = list(self._servers.items())
-        waits_for = [name for name, server in servers if server.waiting is not None and server.busy]
-        with self._publishing:
-            if not self._closed and waits_for != self._record.waits_for:
-                self._record.waits_for = waits_for
-                self._record.write()
-
-    def close(self) -> None:
-        """Leave all of them."""
-        with self._publishing:
-            self._closed = True
-        with self._turn:
-            for server in self._servers.values():
-                server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -12,11 +12,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from harness.domain import messages
+from harness.domain.identity import parse_identity
 from harness.domain.messages import Message
 from harness.domain.networks import BRIDGE
 from harness.guest.completed import Completed
@@ -44,6 +45,16 @@ ATTACH_LOOP = """
 device=$(losetup -f) && losetup $2 "$device" "$1" && exec stat -c '%n %t:%T' "$device"
 """
 
+# Has what was written to a disk really written, and prints by what it is known again that nobody has written to: the
+# size and, of a file, when it was written to last, in whole seconds and once more with the fraction; of a block device,
+# the checksum of its beginning, past the cache, in which what backends have written is not.
+SETTLE = """
+sync "$2" || exit
+if [ ! -b "$1" ]; then exec stat -L -c '%s %Y %y' "$1"; fi
+size=$(blockdev --getsize64 "$1") || exit
+sum=$(dd if="$1" bs=64k count=16 iflag=direct 2>/dev/null | sha256sum) && echo "$size ${sum%% *}"
+"""
+
 # Makes the backend's end of a network interface a port of the bridge, as soon as the backend has made it.
 JOIN_BRIDGE = """
 until [ -e "/sys/class/net/$1" ]; do sleep 0.02; done
@@ -67,11 +78,17 @@ class Guest(Protocol):
 
 @dataclass(frozen=True)
 class _Prepared:
-    """A disk that a client has been given."""
+    """A disk that a client has been given.
+
+    :param path: as the client calls it.
+    :param device: the block device that it is.
+    """
 
     identity: str
     readonly: bool
     loop: str | None
+    path: str
+    device: str
 
 
 @dataclass(eq=False)
@@ -111,6 +128,8 @@ class Serving:
         self._clients: dict[int, _Client] = {}
         self._operations: dict[str, Callable[[_Client, Message], dict[str, object]]] = {
             "plug": self._plug,
+            "unplug": self._unplug,
+            "identify-disk": self._identify_disk,
             "prepare-disk": self._prepare_disk,
             "release-disk": self._release_disk,
             "join-bridge": self._join_bridge,
@@ -261,6 +280,12 @@ class Serving:
         client.plugged = True
         return {}
 
+    def _unplug(self, client: _Client, _: Message) -> dict[str, object]:
+        if client.plugged:
+            self._guest.unplug_link(client.link, UNPLUG_SECONDS)
+            client.plugged = False
+        return {}
+
     def _prepare_disk(self, client: _Client, request: Message) -> dict[str, object]:
         path, readonly = request.get("path", str), request.get("readonly", bool)
         identity = self._run(["sh", "-c", IDENTIFY, "sh", path]).strip()
@@ -272,7 +297,7 @@ class Serving:
             device, _, number = answer.strip().partition(" ")
             loop = device
         major, minor = (int(part, 16) for part in number.split(":"))
-        client.disks[request.get("devid", int)] = _Prepared(identity, readonly, loop)
+        client.disks[request.get("devid", int)] = _Prepared(identity, readonly, loop, path, device)
         return {"device": device, "major": major, "minor": minor}
 
     def _require_free(self, path: str, identity: str, *, readonly: bool) -> None:
@@ -284,6 +309,13 @@ class Serving:
                         f"{path} of driver domain {self._name} is in use by domain {other.name}",
                         hint="use another one, or have readonly: true in both",
                     )
+
+    def _identify_disk(self, client: _Client, request: Message) -> dict[str, object]:
+        prepared = client.disks.get(request.get("devid", int))
+        if prepared is None:
+            raise UsageError(f"domain {client.name} has no such disk of driver domain {self._name}")
+        identity = parse_identity(self._run(["sh", "-c", SETTLE, "sh", prepared.path, prepared.device]))
+        return asdict(identity)
 
     def _release_disk(self, client: _Client, request: Message) -> dict[str, object]:
         prepared = client.disks.pop(request.get("devid", int), None)

@@ -17,6 +17,7 @@ from harness.hypervisor.events import fence
 from harness.hypervisor.layout import (
     CONSOLE_REF,
     FRAME_SIZE,
+    GRANT_ENTRY_SIZE,
     GRANTS_PER_FRAME,
     MAX_GRANT_FRAMES,
     NR_GRANT_FRAMES,
@@ -34,6 +35,8 @@ GTF_READONLY = 1 << 2
 GTF_READING = 1 << 3
 GTF_WRITING = 1 << 4
 
+_DOMID = 1
+"""Where in an entry, in pairs of bytes, the domain is that may map."""
 _MAP_TRIES = 4
 """Of looking at an entry that the granter is changing."""
 
@@ -98,6 +101,17 @@ def size_word(memory: memoryview) -> memoryview:
 def pack_entry(flags: int, domid: int, frame: int) -> int:
     """A ``grant_entry_v1`` as one 8-byte number."""
     return flags | domid << 16 | frame << 32
+
+
+def regrant(table: memoryview, before: int, now: int) -> None:
+    """Have whatever a grant table grants to one domain granted to another, which has taken its place.
+
+    :param table: bytes of the entries; their owner must not run.
+    """
+    with table.cast("H") as halves:
+        for place in range(_DOMID, len(halves), GRANT_ENTRY_SIZE // 2):
+            if halves[place] == before:
+                halves[place] = now
 
 
 class GrantMap:

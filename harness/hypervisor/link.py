@@ -21,7 +21,7 @@ from harness.host.errors import GuestError, HostError
 from harness.hypervisor import ivshmem
 from harness.hypervisor.events import EventChannels, PortState
 from harness.hypervisor.grant_table import GrantTable
-from harness.hypervisor.grants import GTF_PERMIT_ACCESS, GrantMap, pack_entry
+from harness.hypervisor.grants import GTF_PERMIT_ACCESS, GrantMap, pack_entry, regrant
 from harness.hypervisor.layout import (
     BACKEND_PORTS,
     BACKEND_VECTOR,
@@ -279,20 +279,27 @@ class Link:
             ivshmem.announce(self._servers[GRANTER], peer[GRANTEE], self._doorbells[GRANTEE])
 
     def adopt(self) -> None:
-        """Make this link of a memory that QEMU has just filled with that of a saved domain, whose number was another.
+        """Make this link of a memory that QEMU has just filled with that of a saved domain.
 
-        What the other end had mapped or bound then, its successors give back. All that has happened meanwhile, and the
-        doorbells that were under way, the guest is told of by :meth:`ring_granter`.
+        The numbers of its ends were others then, perhaps both, and so may have been the grantee's peer. What was granted
+        to that domain is granted to this one. What the other end had mapped or bound, its successors give back. All that
+        has happened since, and the doorbells that were under way, the guest is told of by :meth:`ring_granter`.
 
         :raise GuestError: it is not the memory of such a link.
         """
         with mmap.mmap(self._memory_fd, self.layout.size) as mapping, memoryview(mapping) as memory:
             info = bytes(memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size])
             found = LinkLayout.parse_info(info, self.layout.size)
-            if (found.peer, found.vectors) != (self.layout.peer, self.layout.vectors):
+            granters = (found.peer[GRANTER], self.layout.peer[GRANTER])
+            if granters[0] != granters[1] or found.vectors != self.layout.vectors:
                 raise GuestError(f"the saved link has other ends: {found}; expected {self.layout}")
             number = struct.unpack_from("<I", info, NR_GRANT_FRAMES_OFFSET - LINK_INFO_OFFSET)[0]
             memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size] = self.layout.pack_info(number)
+            before, now = found.domid[GRANTEE], self.layout.domid[GRANTEE]
+            if before != now:
+                start = self.layout.grant_frame * FRAME_SIZE
+                with memory[start : start + number * FRAME_SIZE] as table:
+                    regrant(table, before, now)
 
     def ring_granter(self) -> None:
         """Ring all doorbells of the granter's end: it looks at all its ports."""

@@ -73,14 +73,18 @@ class MachineNetwork:
 
 @dataclass(frozen=True)
 class MachineLink:
-    """The link to Domain 0, over ivshmem. Those to other domains are plugged in.
+    """A link on which the domain grants, over ivshmem.
 
     :param fd: a stream socket on which the ivshmem server's messages arrive.
     :param vectors: interrupt vectors the device has.
+    :param name: of the device.
+    :param slot: where on the PCI bus it is.
     """
 
     fd: int
     vectors: int = 8
+    name: str = "link0"
+    slot: int = FIRST_LINK_SLOT
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class Machine:
     :param memory: MiB.
     :param console_fd: socket of the first serial port, ttyS0.
     :param agent_fd: socket of the second serial port, ttyS1.
+    :param link: that to Domain 0.
+    :param further_links: those to driver domains, in a machine that had them when it was saved; others plug them in.
     :param kernel_arguments: appended to those that every guest gets.
     :param incoming: the guest is not to boot, but to go on from a state that :mod:`harness.machine.migration` loads.
     :param bare: disks and cards are not there from the start, but plugged in later, by :meth:`QemuProcess.plug_in`.
@@ -106,6 +112,7 @@ class Machine:
     disks: tuple[MachineDisk, ...] = ()
     networks: tuple[MachineNetwork, ...] = ()
     link: MachineLink | None = None
+    further_links: tuple[MachineLink, ...] = ()
     kernel_arguments: tuple[str, ...] = field(default=())
     incoming: bool = False
     bare: bool = False
@@ -118,6 +125,7 @@ class Machine:
             *(descriptor for disk in self.disks for descriptor in disk.lease_fds),
             *(network.tap_fd for network in self.networks),
             *([] if self.link is None else [self.link.fd]),
+            *(link.fd for link in self.further_links),
         ]
 
 
@@ -199,8 +207,9 @@ def network_objects(number: int, network: MachineNetwork) -> tuple[dict[str, Any
 
 def _link(link: MachineLink) -> list[str]:
     # By its place the guest knows it.
-    device = f"ivshmem-doorbell,id=link0,chardev=link0,vectors={link.vectors},master=on,addr={FIRST_LINK_SLOT:#x}"
-    return ["-chardev", f"socket,id=link0,fd={link.fd}", "-device", device]
+    place = f"master=on,addr={link.slot:#x}"
+    device = f"ivshmem-doorbell,id={link.name},chardev={link.name},vectors={link.vectors},{place}"
+    return ["-chardev", f"socket,id={link.name},fd={link.fd}", "-device", device]
 
 
 def command_line(machine: Machine, qmp_fd: int) -> list[str]:
@@ -227,7 +236,13 @@ def command_line(machine: Machine, qmp_fd: int) -> list[str]:
     ]
     if machine.link is not None:
         arguments += _link(machine.link)
-    return arguments if machine.bare else arguments + _devices(machine)
+    if machine.bare:
+        return arguments
+    arguments += _devices(machine)
+    # Behind the devices, which have taken the places then that nobody had asked for.
+    for link in machine.further_links:
+        arguments += _link(link)
+    return arguments
 
 
 def _devices(machine: Machine) -> list[str]:

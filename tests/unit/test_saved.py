@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from harness.bus.features import BlockFeatures, NetFeatures, Notification, Notif
 from harness.domain import saving
 from harness.domain.definition import Definition, Disk, Network
 from harness.domain.disks import AttachedDisk
+from harness.domain.identity import identify
 from harness.domain.leases import Lease
 from harness.domain.networks import AttachedNetwork
-from harness.domain.restoring import Saved, identify
+from harness.domain.restoring import Saved
 from harness.domain.saved import HEADER, MAGIC, VERSION, Reader, Writer, disks_directory
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError, UsageError
@@ -189,19 +191,19 @@ def definition(image: Path, tmp_path: Path) -> Definition:
 
 def describe(definition: Definition) -> dict[str, Any]:
     """The description of a domain that has the devices of its definition."""
-    disks, images = [], []
+    images = []
     for disk in definition.disks:
         assert disk.path is not None
         with Lease(disk.path, readonly=disk.readonly) as lease:
-            disks.append(AttachedDisk(disk, lease))
             identity = identify(disk.path, lease.size, block_device=False)
-        images.append({"target": disk.target, "size": identity.size, "mtime": identity.mtime})
+        images.append({"target": disk.target, **asdict(identity)})
     cards = [AttachedNetwork(network, Address("10.77.0.9", network.mac or ""), 4) for network in definition.networks]
     return {
         "versions": VERSIONS,
         "domid": 7,
-        "definition": saving.document(definition, disks, cards),
+        "definition": saving.document(definition, definition.disks, cards),
         "cards": [{"number": 4, "address": "10.77.0.9"} for _ in cards],
+        "links": [],
         "images": images,
     }
 

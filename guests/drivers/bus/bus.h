@@ -183,6 +183,9 @@ int identity_check_slot(const struct bus_link *bl);
 /* By watch work: find out about the unknown links; is any known by now? */
 bool identify_links(struct bus_link *first);
 
+/* By watch work: the domains that known links lead to may have other numbers. */
+void renumber_links(struct bus_link *first);
+
 /* Tell the log about a link that is known. */
 void link_say(const struct bus_link *bl);
 

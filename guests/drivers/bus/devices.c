@@ -60,13 +60,13 @@ static struct pvbus_device *new_device(struct bus_link *link,
 
 static int name_device(struct pvbus_device *dev, const struct node *node)
 {
-	struct bus_link *link = to_bus_link(dev->link);
+	struct bus_link *first = link_of_store(to_bus_link(dev->link));
 
 	if (node->backend)
 		return dev_set_name(&dev->dev, "backend-%s-%u-%s", node->type,
 				    node->domid, node->id);
 	return dev_set_name(&dev->dev, "%s-%u-%s", node->type,
-			    link->info.domid[link->me], node->id);
+			    first->info.domid[first->me], node->id);
 }
 
 /* Takes over the reference to @dev. */
@@ -177,8 +177,9 @@ static void watch_elsewhere(struct pvbus_device *dev, char *otherend,
 }
 
 /*
- * The path of a backend has our number in it. The one that is there now knows
- * nothing of us; to a driver it is one that has taken the place of a dead one.
+ * The path of a backend has our number in it, and that of its domain, which may be
+ * another, too. The one that is there now knows nothing of us; to a driver it is
+ * one that has taken the place of a dead one.
  */
 static void follow_backend(struct pvbus_device *dev)
 {
@@ -186,6 +187,7 @@ static void follow_backend(struct pvbus_device *dev)
 
 	if (is_first_console(dev))
 		return;
+	dev->otherend_id = dev->link->remote_domid;
 	path = read_path(dev);
 	if (IS_ERR(path))
 		return;
@@ -436,6 +438,8 @@ static void scan(struct node_watch *nodes, bool backend)
 	if (!backend) {
 		bl->reconnected = generation != bl->generation;
 		bl->generation = generation;
+		if (bl->reconnected)
+			renumber_links(bl);
 	}
 	list_for_each_entry(dev, &bl->devices, list)
 		dev->seen = dev->backend != backend || is_first_console(dev);

@@ -73,11 +73,25 @@ static bool grow_table(struct bus_link *bl)
 	return true;
 }
 
+/*
+ * The number of the domain that may map. It is another one when the link has been
+ * saved and restored, and the toolstack writes that before we run again. Should the
+ * other end write nonsense there, it is the one that cannot map.
+ */
+static u16 grantee_of(struct bus_link *bl)
+{
+	const struct link_info *shared = (void *)bl->link.base +
+					 LINK_INFO_OFFSET;
+
+	return READ_ONCE(shared->domid[LINK_END_GRANTEE]);
+}
+
 int link_grant_alloc(struct link *link, u32 nr, u16 flags,
 		     struct link_grant *grant)
 {
 	struct link_grants *g = &to_bus_link(link)->grants;
 	u32 first, i;
+	u16 grantee;
 
 	grant->nr = 0;
 	if (!nr || to_bus_link(link)->me != LINK_END_GRANTER)
@@ -98,8 +112,9 @@ int link_grant_alloc(struct link *link, u32 nr, u16 flags,
 	grant->nr = nr;
 	/* Whatever was there before is not the other end's to see. */
 	memset(grant->addr, 0, (size_t)nr * XEN_PAGE_SIZE);
+	grantee = grantee_of(to_bus_link(link));
 	for (i = first; i < first + nr; i++) {
-		WRITE_ONCE(g->table[i].domid, link->remote_domid);
+		WRITE_ONCE(g->table[i].domid, grantee);
 		WRITE_ONCE(g->table[i].frame, i);
 	}
 	virt_wmb(); /* valid entries only once they are complete */

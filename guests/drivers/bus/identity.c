@@ -55,24 +55,31 @@ void link_say(const struct bus_link *bl)
 		 bl->link.nr_frames, bl->events.nr_vectors);
 }
 
+/* What the toolstack says about a link, or an ERR_PTR. */
+static char *read_word(struct bus_link *bl)
+{
+	char node[sizeof("1f")], *word;
+
+	snprintf(node, sizeof(node), "%02x", PCI_SLOT(bl->pdev->devfn));
+	word = pvbus_read(&bl->link, PVBUS_NIL, "link", node, NULL);
+	if (IS_ERR(word) && PTR_ERR(word) != -ENOENT)
+		dev_warn(bl->link.dev, "cannot read link/%s: error %ld\n",
+			 node, PTR_ERR(word));
+	return word;
+}
+
 /* Compare the claim with the toolstack's word, if it is there yet. */
 static enum link_identity identify(struct bus_link *bl)
 {
-	char node[sizeof("1f")], claim[sizeof("granter 65535")];
 	enum link_identity identity = LINK_KNOWN;
-	char *word;
+	char claim[sizeof("granter 65535")], *word;
 
-	snprintf(node, sizeof(node), "%02x", PCI_SLOT(bl->pdev->devfn));
 	snprintf(claim, sizeof(claim), "%s %u", end_names[bl->me],
 		 bl->link.remote_domid);
-	word = pvbus_read(&bl->link, PVBUS_NIL, "link", node, NULL);
-	if (IS_ERR(word)) {
-		/* A watch tells when it comes, or the store is back. */
-		if (PTR_ERR(word) != -ENOENT)
-			dev_warn(bl->link.dev, "cannot read link/%s: error %ld\n",
-				 node, PTR_ERR(word));
+	word = read_word(bl);
+	/* A watch tells when it comes, or the store is back. */
+	if (IS_ERR(word))
 		return LINK_UNKNOWN;
-	}
 	if (strcmp(word, claim)) {
 		dev_err(bl->link.dev, "refused: its memory says we are \"%s\", the toolstack \"%s\"\n",
 			claim, word);
@@ -83,17 +90,19 @@ static enum link_identity identify(struct bus_link *bl)
 }
 
 /*
- * A link of this store that has not been looked at in this round, @round. It is
- * there until the work that calls this has ended, see find_link().
+ * A link of this store that has not been looked at in this round, @round, and is
+ * so far @identity. It is there until the work that calls this has ended, see
+ * find_link().
  */
-static struct bus_link *next_unknown(struct bus_link *first, u32 round)
+static struct bus_link *next_link(struct bus_link *first, u32 round,
+				  enum link_identity identity)
 {
 	struct bus_link *bl, *found = NULL;
 
 	mutex_lock(&links_lock);
 	list_for_each_entry(bl, &links, list)
-		if (bl->store == first->store &&
-		    bl->identity == LINK_UNKNOWN && bl->round != round) {
+		if (bl->store == first->store && bl->identity == identity &&
+		    bl->round != round) {
 			bl->round = round;
 			found = bl;
 			break;
@@ -108,7 +117,7 @@ bool identify_links(struct bus_link *first)
 	struct bus_link *bl;
 	bool any = false;
 
-	while ((bl = next_unknown(first, round))) {
+	while ((bl = next_link(first, round, LINK_UNKNOWN))) {
 		bl->identity = identify(bl);
 		if (bl->identity != LINK_KNOWN)
 			continue;
@@ -116,4 +125,33 @@ bool identify_links(struct bus_link *first)
 		any = true;
 	}
 	return any;
+}
+
+/*
+ * This domain has been saved and restored, and whoever serves it over this link may
+ * be there anew under another number. Nobody else gets a link that is plugged in.
+ */
+static void renumber(struct bus_link *bl)
+{
+	char *word = read_word(bl);
+	u16 domid;
+
+	if (IS_ERR(word))
+		return;
+	if (sscanf(word, "granter %hu", &domid) == 1 &&
+	    domid != bl->link.remote_domid) {
+		WRITE_ONCE(bl->link.remote_domid, domid);
+		link_say(bl);
+	}
+	kfree(word);
+}
+
+void renumber_links(struct bus_link *first)
+{
+	u32 round = ++first->round;
+	struct bus_link *bl;
+
+	while ((bl = next_link(first, round, LINK_KNOWN)))
+		if (bl != first && bl->me == LINK_END_GRANTER)
+			renumber(bl);
 }
