@@ -335,7 +335,8 @@ class Server:
         Our guest keeps its end for as long as it uses memory of it, such as what nobody has read yet of what came in.
         """
         self._closed = True
-        self.parted = parted = Future()
+        parted: Future[None] = Future()
+        self.parted = parted
         self._driver.close()
         threading.Thread(target=self._unplug, args=(parted,), name=f"end of {self._device}", daemon=True).start()
         return parted

@@ -281,9 +281,9 @@ class Link:
     def adopt(self) -> None:
         """Make this link of a memory that QEMU has just filled with that of a saved domain.
 
-        The numbers of its ends were others then, perhaps both, and so may have been the grantee's peer. What was granted
-        to that domain is granted to this one. What the other end had mapped or bound, its successors give back. All that
-        has happened since, and the doorbells that were under way, the guest is told of by :meth:`ring_granter`.
+        The numbers of its ends were others then, perhaps both, and so may have been the grantee's peer. What was
+        granted to that domain is granted to this one. What the other end had mapped or bound, its successors give back.
+        All that has happened since, and the doorbells on their way, the guest is told of by :meth:`ring_granter`.
 
         :raise GuestError: it is not the memory of such a link.
         """

@@ -80,7 +80,9 @@ def test_what_is_in_a_saved_domains_file_outlives_a_driver_domain_that_is_killed
         make_file_system(driver, 4 * MIB)
         guest = stack.enter_context(started(served_definition(request, driver, ["/mnt/disk.img"])))
         # Into the driver domain's memory: nobody asks for more.
-        write = "head -c 1M /dev/urandom >/tmp/x && dd if=/tmp/x of=/dev/xvda oflag=direct bs=64k && sha256sum </tmp/x"
+        write = (
+            "head -c 1048576 /dev/urandom >/tmp/x && dd if=/tmp/x of=/dev/xvda oflag=direct bs=64k && sha256sum </tmp/x"
+        )
         written = guest.execute(["sh", "-c", write]).check().text
         guest.save(tmp_path / "saved")
         kill(driver)
