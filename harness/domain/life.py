@@ -4,44 +4,36 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Coroutine
 from contextlib import ExitStack, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-from qemu.qmp import QMPError
+from typing import Self
 
 from harness.backend import launch as backend_launch
-from harness.backend.network_client import NetworkClient
 from harness.bus.devices import Device
-from harness.domain import disks, driver, networks, saving
+from harness.domain import driver, saving, starting
 from harness.domain import warm as templates
 from harness.domain.assembly import Holdings, Parts, assemble, hold
 from harness.domain.crashes import Crashes
 from harness.domain.definition import Definition
 from harness.domain.devices import Devices
+from harness.domain.facts import QMP_SECONDS, DomainFacts
 from harness.domain.hands import Hands
 from harness.domain.leases import Lease
-from harness.domain.paravirtual import Paravirtual
 from harness.domain.restoring import Saved
 from harness.domain.serving import Serving
 from harness.domain.session import QUIT_SECONDS, Session
-from harness.guest.console import ConsoleLog
 from harness.host.deadline import Deadline
 from harness.host.errors import GuestError, HarnessError, HostError, UsageError
-from harness.image.build import BuiltImage, build
-from harness.machine import loop, migration
-from harness.machine.accelerator import Accelerator, choose
-from harness.machine.command_line import sorted_disks
+from harness.image.build import build
+from harness.machine import loop
+from harness.machine.accelerator import choose
 
 BOOT_SECONDS = {"kvm": 60.0, "tcg": 180.0}
 """What a guest gets from its start to its agent's answer; an emulated one shares its core with others."""
 SHUTDOWN_SECONDS = 60.0
 SAVE_SECONDS = 300.0
-LOAD_SECONDS = 300.0
-QMP_SECONDS = 30.0
 FORGET_SECONDS = 10.0
 CRASHES = "crashes.log"
 """Among a domain's logs: what it has survived."""
@@ -61,7 +53,7 @@ class DomainState(StrEnum):
     ENDED = "ended"
 
 
-class DomainLife:
+class DomainLife(DomainFacts):
     """One domain's life, without what there is to do with its guest: that is :class:`harness.domain.domain.Domain`.
 
     Launch it in a thread that lives as long as the domain: its processes die with that thread. When its guest crashes,
@@ -91,11 +83,10 @@ class DomainLife:
         backend: str = backend_launch.MODULE,
         saved: Saved | None = None,
     ) -> None:
-        self.definition = definition
-        self.state = DomainState.CREATED
+        super().__init__(definition, logs)
+        self.state: DomainState = DomainState.CREATED
         self._accelerator_request = accelerator
         self._shared_lease = shared_lease
-        self._log_directory = logs
         self._backend_module = backend
         self._saved = saved
         self._template: Saved | None = None
@@ -107,9 +98,6 @@ class DomainLife:
         self._replacing = threading.Lock()
         self._crashes: Crashes | None = None
         self._serving: Serving | None = None
-        self._parts: Parts | None = None
-        self._session: Session | None = None
-        self._devices: Devices | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -136,86 +124,6 @@ class DomainLife:
         except BaseException:
             saved.close()
             raise
-
-    # -- what it is ----------------------------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        return self.definition.name
-
-    @property
-    def parts(self) -> Parts:
-        """What it consists of; once it has been launched.
-
-        :raise UsageError: it has not been, or is destroyed.
-        """
-        if self._parts is None:
-            raise UsageError(f"domain {self.name} is {self.state}: it has no QEMU")
-        return self._parts
-
-    @property
-    def domid(self) -> int:
-        return self.parts.record.domid
-
-    @property
-    def pids(self) -> list[int]:
-        """Processes that belong to this domain alone: QEMU, and the backend of a paravirtual domain."""
-        return list(self.parts.record.pids.values())
-
-    @property
-    def logs(self) -> Path:
-        """Directory of its logs, which outlives it.
-
-        :raise UsageError: it has not been launched.
-        """
-        if self._log_directory is None:
-            raise UsageError(f"domain {self.name} is {self.state}: it has no logs yet")
-        return self._log_directory
-
-    @property
-    def image(self) -> BuiltImage:
-        return self.parts.held.image
-
-    @property
-    def accelerator(self) -> Accelerator:
-        return self.parts.held.accelerator
-
-    def qemu_version(self) -> str:
-        """Version of its QEMU."""
-        return loop.run(self.parts.qemu.version(), Deadline(QMP_SECONDS, f"the version of QEMU of domain {self.name}"))
-
-    @property
-    def network(self) -> NetworkClient:
-        """The private network its cards are on."""
-        if self.parts.network is None:
-            raise UsageError(f"domain {self.name} has no network", hint="add one under 'networks' in its definition")
-        return self.parts.network
-
-    @property
-    def addresses(self) -> list[str]:
-        """IPv4 addresses of its cards, in the order of the definition."""
-        return [one.lease.address for one in self.parts.cards]
-
-    @property
-    def console(self) -> ConsoleLog:
-        """Its first serial port."""
-        return self.session.console
-
-    @property
-    def pv_console(self) -> ConsoleLog:
-        """The first console of a paravirtual domain that is a split driver."""
-        return self.pv_consoles[0]
-
-    @property
-    def pv_consoles(self) -> list[ConsoleLog]:
-        """All consoles that are split drivers, of which a paravirtual domain has at least one."""
-        if not self.session.pv_consoles:
-            raise UsageError(f"domain {self.name} has no paravirtual console", hint="its first serial port has one")
-        return self.session.pv_consoles
-
-    def last_console_lines(self, count: int) -> list[str]:
-        """The end of its console, harmless to a terminal; nothing before it has been launched."""
-        return self._session.console.last_lines(count) if self._session is not None else []
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -298,33 +206,11 @@ class DomainLife:
         held.record.addresses = self.addresses
         self._set_state(DomainState.STARTING)
         loop.run(parts.qemu.connect(Deadline(QMP_SECONDS, f"a greeting from QEMU of domain {self.name}")))
-        origin = self._saved or self._template
-        if origin is not None:
-            origin.require_versions(saving.versions(parts))
-            deadline = Deadline(LOAD_SECONDS, f"the state of domain {self.name}")
-            loop.run(migration.load(parts.qemu, origin.state(), deadline))
-        if parts.paravirtual is not None:
-            if warm:
-                self._plug_in(parts, parts.paravirtual)
-            parts.paravirtual.introduce(restored=self._saved is not None)
-        if self._saved is not None:
-            parts.served.restore(parts.cards)
+        starting.load(self.name, parts, self._saved, self._template)
         loop.run(self._run(parts))
         if parts.paravirtual is not None and self._saved is not None:
             parts.paravirtual.link.ring_granter()
             parts.served.ring()
-
-    def _plug_in(self, parts: Parts, paravirtual: Paravirtual) -> None:
-        """Plug in what the guest of a template has not got, but for disks: see :meth:`_plug_in_disks`."""
-        deadline = Deadline(QMP_SECONDS, f"QEMU of domain {self.name} to take its devices")
-        paravirtual.plug_in(parts.qemu, deadline)
-        self._plug(parts.qemu.plug_in_cards(parts.machine, deadline))
-
-    def _plug(self, work: Coroutine[Any, Any, None]) -> None:
-        try:
-            loop.run(work)
-        except QMPError as error:
-            raise HostError(f"QEMU of domain {self.name} does not take its devices: {error}") from error
 
     async def _run(self, parts: Parts) -> None:
         self._session = Session(self.name, parts)
@@ -346,45 +232,19 @@ class DomainLife:
         deadline = Deadline(seconds, f"the boot of domain {self.name} until agent and devices work")
         session = self.session
         session.guarded(session.agent.ping(deadline), deadline)
-        if self.parts.paravirtual is not None:
-            self.parts.paravirtual.wait_connected(deadline, session.watched)
-            if self._saved is None:
-                self._plugs.attach_served(deadline, session.watched)
-            else:
-                self._plugs.wait_served(deadline, session.watched)
-            targets = [one.disk.target for one in self.parts.disks if one.disk.model == "pv"]
-            targets += [disk.target for disk in self.parts.held.served_disks]
-            session.execute(disks.wait_for(targets), timeout=deadline.left).check()
+        starting.wait_devices(self.parts, self._plugs, session, deadline, restored=self._saved is not None)
         if self._template is not None:
-            self._wait_plugged(session, deadline)
+            starting.wait_plugged(self.name, self.parts, session, deadline)
         if self._saved is not None or self._template is not None:
             # Its own went on from where it was.
             session.execute(["date", "-u", "-s", f"@{time.time():.0f}"], timeout=deadline.left).check()
         if self._saved is None:
-            self._configure_cards(session, deadline)
+            starting.configure_cards(self.definition, self.parts, session, deadline)
         self._set_state(DomainState.RUNNING)
         if self._serving is not None:
             self._serving.up()
         if self.definition.on_crash != "destroy" and self._crashes is None:
             self._crashes = Crashes(self.name, self._wait_over, self._after_crash, restart=self._restarts)
-
-    def _plug_in_disks(self, session: Session, deadline: Deadline) -> None:
-        """Plug in disks one after the other: a guest that finds several at once may give their names the other way."""
-        for disk in sorted_disks(self.parts.machine):
-            self._plug(self.parts.qemu.plug_in_disk(disk, deadline))
-            session.execute(disks.wait_for_virtio([disk.target]), timeout=deadline.left).check()
-
-    def _wait_plugged(self, session: Session, deadline: Deadline) -> None:
-        """Wait until the guest has the devices of its machine, which it had not got when it booted."""
-        self._plug_in_disks(session, deadline)
-        cards = [one for one in self.parts.cards if one.network.model != "pv"]
-        session.execute(networks.wait_for(cards), timeout=deadline.left).check()
-
-    def _configure_cards(self, session: Session, deadline: Deadline) -> None:
-        for number, card in enumerate(self.parts.cards):
-            bridge = self.definition.driver_domain and number == 0
-            configuration = networks.bridge_configuration if bridge else networks.configuration
-            session.execute(configuration(card, self.network), timeout=deadline.left).check()
 
     # -- after a crash -------------------------------------------------------------------------------------------------
 
@@ -552,18 +412,6 @@ class DomainLife:
             await self._session.quit()
         else:
             await parts.qemu.quit(Deadline(QUIT_SECONDS, f"the end of QEMU of domain {self.name}"))
-
-    @property
-    def _plugs(self) -> Devices:
-        if self._devices is None:
-            raise UsageError(f"domain {self.name} is {self.state}")
-        return self._devices
-
-    @property
-    def session(self) -> Session:
-        if self._session is None:
-            raise UsageError(f"domain {self.name} is {self.state}")
-        return self._session
 
     def _require(self, *states: DomainState) -> None:
         if self.state not in states:

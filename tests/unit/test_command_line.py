@@ -166,6 +166,22 @@ def test_lock_of_an_image_is_inherited_for_as_long_as_qemu_runs() -> None:
     assert replace(BARE, disks=disks).descriptors() == [10, 11, 40, 41]
 
 
+def test_links_to_driver_domains_come_after_the_devices_in_their_places() -> None:
+    machine = replace(
+        BARE,
+        networks=(MachineNetwork("e1000", "52:54:00:00:00:01", 20),),
+        link=MachineLink(30),
+        further_links=(MachineLink(31, 4, "driver7", 5), MachineLink(32, 8, "driver9", 3)),
+    )
+    assert machine.descriptors() == [10, 11, 20, 30, 31, 32]
+    assert command_line(machine, 12)[-8:] == [
+        *("-chardev", "socket,id=driver7,fd=31"),
+        *("-device", "ivshmem-doorbell,id=driver7,chardev=driver7,vectors=4,master=on,addr=0x5"),
+        *("-chardev", "socket,id=driver9,fd=32"),
+        *("-device", "ivshmem-doorbell,id=driver9,chardev=driver9,vectors=8,master=on,addr=0x3"),
+    ]
+
+
 def test_descriptors_named_on_the_command_line_are_those_to_inherit() -> None:
     machine = replace(BARE, networks=(MachineNetwork("e1000", "52:54:00:00:00:01", 20),), link=MachineLink(30))
     argv = command_line(machine, 12)

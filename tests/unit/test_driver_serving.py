@@ -17,6 +17,7 @@ from harness.bus.toolstack import Storage
 from harness.domain import driver, records
 from harness.domain.definition import Definition, Network
 from harness.domain.driver import DriverDomain
+from harness.domain.identity import Identity
 from harness.domain.records import Claim
 from harness.domain.serving import Serving
 from harness.guest.completed import Completed
@@ -24,6 +25,7 @@ from harness.host.errors import GuestError, HostError, UsageError
 
 SECONDS = 20.0
 CLIENT_DOMID = 7
+DIGEST = "0a" * 32
 FILES = {"/srv/a.img": "file 42:7", "/srv/same.img": "file 42:7", "/dev/vda": "device fe:0", "/dev/vdb": "device fe:10"}
 
 
@@ -47,6 +49,10 @@ class PlayedGuest:
             self.done.put(" ".join(argv))
             return Completed(tuple(argv), 0, None, b"", b"")
         path = argv[4]
+        if "getsize64" in argv[2]:
+            self.done.put(f"settle {path} {argv[5]}")
+            told = "7 1 1970-01-01 00:00:01.5 +0000" if FILES[path].startswith("file") else f"512 {DIGEST}"
+            return Completed(tuple(argv), 0, None, f"{told}\n".encode(), b"")
         if "losetup" in argv[2]:
             return Completed(tuple(argv), 0, None, b"/dev/loop3 7:3\n", b"")
         if path in FILES:
@@ -133,6 +139,35 @@ def test_what_is_not_there_is_named(serving: Serving) -> None:
         client.prepare_disk(1, "/nothing", readonly=False)
 
 
+def test_a_link_can_be_plugged_in_once_more(serving: Serving, guest: PlayedGuest) -> None:
+    with closing(DriverDomain.find("driver", "guest")) as client:
+        for _ in range(2):
+            plug(client)
+            assert guest.next().startswith("plug client1")
+            with pytest.raises(UsageError, match="gave no link to driver domain driver, or another one"):
+                plug(client)
+            for _ in range(2):
+                client.unplug()
+            assert guest.next() == "unplug client1"
+            assert guest.done.empty()
+    # There is none to be unplugged at the end.
+    with closing(DriverDomain.find("driver", "another")):
+        pass
+    assert guest.done.empty()
+
+
+def test_disks_are_written_and_known_again(serving: Serving, guest: PlayedGuest) -> None:
+    with closing(DriverDomain.find("driver", "guest")) as client:
+        client.prepare_disk(1, "/srv/a.img", readonly=False)
+        client.prepare_disk(2, "/dev/vda", readonly=False)
+        assert client.identify_disk(1) == Identity(7, 1_500000000, "")
+        assert client.identify_disk(2) == Identity(512, 0, DIGEST)
+        assert [guest.next(), guest.next()] == ["settle /srv/a.img /dev/loop3", "settle /dev/vda /dev/vda"]
+        client.release_disk(2)
+        with pytest.raises(UsageError, match="has no such disk"):
+            client.identify_disk(2)
+
+
 def follow(client: DriverDomain) -> queue.Queue[str]:
     news: queue.Queue[str] = queue.Queue()
     client.follow(lambda: news.put("gone"), lambda: news.put("back"), lambda: news.put("ended"))
@@ -193,8 +228,10 @@ def test_a_domain_can_be_checked_before_it_starts(claim: Claim) -> None:
         return Definition("a", "pv", "minimal", 256, 1, (), (Network("pv", backend=backend),), Path("a.yaml"))
 
     driver.require(definition("driver"))
-    with pytest.raises(UsageError, match="no driver domain of that name runs"):
-        driver.require(definition("nobody"))
+    for saved, typed in ((None, "harness create nobody.yaml a.yaml"), (Path("a.saved"), "harness restore a.saved")):
+        with pytest.raises(UsageError, match="no driver domain of that name runs") as error:
+            driver.require(definition("nobody"), saved)
+        assert typed in str(error.value)
 
 
 def test_requests_that_make_no_sense_are_refused(serving: Serving, claim: Claim) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import mmap
 import os
 import select
 import socket
@@ -21,6 +22,7 @@ from harness.hypervisor.layout import (
     BACKEND_PORTS,
     FRAME_SIZE,
     GRANTEE,
+    GRANTS_PER_FRAME,
     GUEST_PORTS,
     LINK_INFO,
     LINK_INFO_OFFSET,
@@ -283,6 +285,24 @@ def test_the_memory_of_a_saved_domain_becomes_that_of_another() -> None:
         ends.guest.events.acknowledge()
         ends.link.ring_granter()
         assert select.select([ends.guest.events.wait_fd], [], [], 0)[0]
+
+
+def test_what_was_granted_to_a_driver_domain_is_granted_to_the_one_in_its_place() -> None:
+    before = LinkLayout(FRAMES, (DOMID, 5), peer=(0, 3), vectors=(8, 8))
+    with Link.between(DOMID + 1, 9, size=before.size) as link:
+        table = before.grant_frame * FRAME_SIZE
+        with mmap.mmap(link.guest_fds()[0], before.size) as memory:
+            memory[LINK_INFO_OFFSET : LINK_INFO_OFFSET + LINK_INFO.size] = before.pack_info()
+            # What is granted to somebody else stays so, and what only looks like a number of a domain, too.
+            for ref, domid in ((8, 5), (9, 6), (NR_GRANT_FRAMES * GRANTS_PER_FRAME - 1, 5)):
+                struct.pack_into("<HHI", memory, table + 8 * ref, 5, domid, 5)
+            struct.pack_into("<HHI", memory, table + NR_GRANT_FRAMES * FRAME_SIZE, 1, 5, 5)
+            link.adopt()
+            assert LinkLayout.parse_info(memory[LINK_INFO_OFFSET:FRAME_SIZE], before.size) == link.layout
+            assert link.layout.peer == (0, 1)
+            for ref, domid in ((8, 9), (9, 6), (NR_GRANT_FRAMES * GRANTS_PER_FRAME - 1, 9)):
+                assert struct.unpack_from("<HHI", memory, table + 8 * ref) == (5, domid, 5)
+            assert struct.unpack_from("<HHI", memory, table + NR_GRANT_FRAMES * FRAME_SIZE) == (1, 5, 5)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,17 @@ from harness.bus.features import BlockFeatures, NetFeatures, Notification, Notif
 from harness.domain import saving
 from harness.domain.definition import Definition, Disk, Network
 from harness.domain.disks import AttachedDisk
-from harness.domain.identity import identify
+from harness.domain.identity import Identity, identify, parse_identity
 from harness.domain.leases import Lease
 from harness.domain.networks import AttachedNetwork
-from harness.domain.restoring import Saved
+from harness.domain.restoring import Saved, SavedLink
 from harness.domain.saved import HEADER, MAGIC, VERSION, Reader, Writer, disks_directory
 from harness.host.deadline import Deadline
-from harness.host.errors import HostError, UsageError
+from harness.host.errors import GuestError, HostError, UsageError
 
 STATE = b"memory and devices" * 1000
 MIB = 1 << 20
+SERVED = Identity(MIB, 0, "12" * 32)
 VERSIONS = {"image": "minimal 1234", "QEMU": "7.2", "accelerator": "tcg", "link": "2"}
 
 
@@ -176,6 +177,7 @@ def definition(image: Path, tmp_path: Path) -> Definition:
             notifications=Notifications(Notification.POLL, Notification.EVENT),
             features=BlockFeatures(flush=False, indirect_segments=3, queues=2),
         ),
+        Disk("xvdb", "pv", Path("/dev/vda"), 0, backend="driver"),
     )
     networks = (
         Network(
@@ -185,6 +187,7 @@ def definition(image: Path, tmp_path: Path) -> Definition:
             Notifications(Notification.EVENT, Notification.EVENT),
             NetFeatures(sg=False, queues=3),
         ),
+        Network("pv", "00:16:3e:00:00:08", backend="driver"),
     )
     return Definition("dom", "pv", "minimal", 128, 2, disks, networks, tmp_path / "saved", 3)
 
@@ -194,8 +197,10 @@ def describe(definition: Definition) -> dict[str, Any]:
     images = []
     for disk in definition.disks:
         assert disk.path is not None
-        with Lease(disk.path, readonly=disk.readonly) as lease:
-            identity = identify(disk.path, lease.size, block_device=False)
+        identity = SERVED
+        if disk.backend is None:
+            with Lease(disk.path, readonly=disk.readonly) as lease:
+                identity = identify(disk.path, lease.size, block_device=False)
         images.append({"target": disk.target, **asdict(identity)})
     cards = [AttachedNetwork(network, Address("10.77.0.9", network.mac or ""), 4) for network in definition.networks]
     return {
@@ -203,7 +208,7 @@ def describe(definition: Definition) -> dict[str, Any]:
         "domid": 7,
         "definition": saving.document(definition, definition.disks, cards),
         "cards": [{"number": 4, "address": "10.77.0.9"} for _ in cards],
-        "links": [],
+        "links": [{"backend": "driver", "slot": 4}],
         "images": images,
     }
 
@@ -211,7 +216,8 @@ def describe(definition: Definition) -> dict[str, Any]:
 def test_a_definition_is_read_as_it_was_written(tmp_path: Path, definition: Definition) -> None:
     with Saved(written(tmp_path / "saved", describe(definition))) as saved:
         assert saved.definition == definition
-        assert [(card.number, card.address) for card in saved.cards] == [(4, "10.77.0.9")]
+        assert [(card.number, card.address) for card in saved.cards] == [(4, "10.77.0.9")] * 2
+        assert saved.links == [SavedLink("driver", 4)]
         assert (saved.domid, saved.accelerator) == (7, "tcg")
 
 
@@ -226,6 +232,16 @@ def test_a_definition_is_read_as_it_was_written(tmp_path: Path, definition: Defi
         ("cards", [{"number": 0}], "address is missing"),
         ("cards", [7], "cards is no list of objects"),
         ("images", [], "which of its disks"),
+        ("images", [{"target": "xvda", "size": 1, "mtime": 0}], "beginning is missing"),
+        ("links", None, "links is missing"),
+        ("links", [], "which of its links leads to which driver domain"),
+        ("links", [{"backend": "other", "slot": 4}], "which of its links leads to which driver domain"),
+        ("links", [{"backend": "driver", "slot": 4}, {"backend": "driver", "slot": 5}], "which of its links"),
+        ("links", [{"backend": "driver"}], "slot is missing"),
+        ("links", [{"backend": 7, "slot": 4}], "backend is missing"),
+        ("links", [{"backend": "driver", "slot": 0}], "0 is no place for a link"),
+        ("links", [{"backend": "driver", "slot": 31}], "31 is no place for a link"),
+        ("links", ["driver"], "links is no list of objects"),
         ("versions", {"QEMU": 7}, "versions is no object of strings"),
         ("domid", "7", "domid is missing"),
     ],
@@ -255,6 +271,49 @@ def test_an_image_that_was_written_to_is_refused(tmp_path: Path, definition: Def
         os.utime(image, ns=(0, image.stat().st_mtime_ns + 1))
         with pytest.raises(UsageError, match=r"disk\.img of disk xvda has changed since"):
             saved.require_images(attached)
+
+
+def test_two_links_in_one_place_are_refused(tmp_path: Path, definition: Definition) -> None:
+    twice = replace(definition, networks=(*definition.networks, Network("pv", "00:16:3e:00:00:09", backend="other")))
+    description = describe(twice)
+    description["links"].append({"backend": "other", "slot": 4})
+    with pytest.raises(UsageError, match="two of its links are in one place"):
+        Saved(written(tmp_path / "saved", description))
+
+
+@pytest.mark.parametrize(
+    ("now", "reason"),
+    [
+        (replace(SERVED, size=512), f"xvdb has changed from {MIB} to 512 bytes since"),
+        (replace(SERVED, beginning="34" * 32), "xvdb has changed since"),
+        (replace(SERVED, mtime=1), "xvdb has changed since"),
+    ],
+)
+def test_a_disk_of_a_driver_domain_that_was_written_to_is_refused(
+    tmp_path: Path, definition: Definition, now: Identity, reason: str
+) -> None:
+    with Saved(written(tmp_path / "saved", describe(definition))) as saved:
+        saved.require_served("xvdb", Path("/dev/vda"), "driver", SERVED)
+        with pytest.raises(UsageError, match=rf"/dev/vda of driver domain driver of disk {reason}"):
+            saved.require_served("xvdb", Path("/dev/vda"), "driver", now)
+
+
+def test_a_block_device_is_known_by_its_beginning(tmp_path: Path) -> None:
+    image = tmp_path / "device"
+    image.write_bytes(b"a" * MIB + b"tail")
+    known = identify(image, MIB + 4, block_device=True)
+    assert known == Identity(MIB + 4, 0, hashlib.sha256(b"a" * MIB).hexdigest())
+
+
+def test_what_a_driver_domain_says_of_a_disk() -> None:
+    digest = "0a" * 32
+    assert parse_identity(f"512 {digest}\n") == Identity(512, 0, digest)
+    assert parse_identity("7 1795740346 2026-11-27 00:45:46.479525402 +0000\n") == Identity(7, 1795740346_479525402, "")
+    assert parse_identity("7 1795740346 2026-11-27 00:45:46.5 +0000") == Identity(7, 1795740346_500000000, "")
+    assert parse_identity("7 -1 1969-12-31 23:59:59 +0000") == Identity(7, -1_000000000, "")
+    for text in ("", "7", "512 ", f"-1 {digest}", f"512 {digest}0", "7 x 2026-11-27 00:45:46 +0000", f"{digest} 512"):
+        with pytest.raises(GuestError, match="what nobody understands"):
+            parse_identity(text)
 
 
 def test_an_address_can_be_asked_for() -> None:
