@@ -233,6 +233,19 @@ def _add_device(
     store.transact(change)
 
 
+def remove_backend(store: StoreClient, device: Device) -> None:
+    """Have the backend of a device go, as if its domain had died: the frontend waits for another one.
+
+    One that is told by other means to go says that it has closed, and the frontend would close, too.
+    """
+    try:
+        store.rm(device.backend)
+    except StoreError as error:
+        # It went with its domain.
+        if error.name != "ENOENT":
+            raise
+
+
 def _admit_again(nodes: Nodes, path: str, permissions: list[str]) -> None:
     """Let the backend's domain, which has come back under its number, read a frontend.
 

@@ -262,6 +262,9 @@ class Server:
         with self._turn:
             self._suspended = True
             self._require_there()
+            with StoreClient.connect() as store:
+                for device in self.devices:
+                    toolstack.remove_backend(store, device)
             self._driver.unplug()
             found = []
             for device, disk in self._disks.items():

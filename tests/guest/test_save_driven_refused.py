@@ -155,17 +155,18 @@ def test_disks_that_are_not_as_they_were(
         guest.save(file)
 
     def change(script: str, reason: str, kind: type[HarnessError] = UsageError) -> None:
-        driver.execute(["sh", "-c", f"cp -p /mnt/disk.img /mnt/kept && {script}"]).check()
+        keep = "mv /mnt/disk.img /mnt/kept && cp /mnt/kept /mnt/disk.img"
+        driver.execute(["sh", "-c", f"{keep} && {script}"]).check()
         refused(file, kind, reason)
         require_nothing_left(driver, plain.name)
         driver.execute(["mv", "/mnt/kept", "/mnt/disk.img"]).check()
 
     where = f"of driver domain {driver.name}"
-    change("touch /mnt/disk.img", rf"image /mnt/disk\.img {where} of disk xvdb has changed since the domain was saved")
+    change("true", rf"image /mnt/disk\.img {where} of disk xvdb has changed since the domain was saved")
     change("truncate -s 2M /mnt/disk.img", f"{where} of disk xvdb has changed from {MIB} to {2 * MIB} bytes since")
     change("rm /mnt/disk.img", r"there is no block device or file /mnt/disk\.img", GuestError)
     with started(served_definition(request, driver, ["/dev/vdb"], suffix="-other")) as other:
-        change("true", f"/dev/vdb {where} is in use by domain {other.name}")
+        refused(file, UsageError, f"/dev/vdb {where} is in use by domain {other.name}")
         wait_for_links(driver, {0, other.domid})
         other.execute(["sh", "-c", "echo gone | dd of=/dev/xvda conv=fsync"]).check()
     refused(file, UsageError, rf"image /dev/vdb {where} of disk xvdc has changed since")
