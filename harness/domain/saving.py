@@ -33,7 +33,7 @@ def save(
     """Write a running domain to a file. It stands still afterwards, or goes on when this fails.
 
     What its back ends had under way is asked of others again; everything that they have done is in the images. Driver
-    domains let go of it before its memory is written, and have its disks for others then.
+    domains let go of it before its memory is written, and have its disks for others when all of it is.
 
     :raise HarnessError: it could not be saved; says why.
     """
@@ -69,6 +69,7 @@ def save(
             parts.served.resume()
             loop.run(parts.qemu.cont(), Deadline(QMP_SECONDS, f"the end of the pause of domain {definition.name}"))
             raise
+        parts.served.release()
 
 
 def versions(parts: Parts) -> dict[str, str]:

@@ -254,7 +254,7 @@ class Server:
     def suspend(self) -> list[tuple[Disk, Identity]]:
         """Have the driver domain let go of all that is ours, while our guest stands still; it keeps the link's memory.
 
-        What has been written to the disks is durable there afterwards, and others may have them.
+        What has been written to the disks is durable there afterwards; they are ours still, until :meth:`release`.
 
         :return: by what each disk is known again.
         :raise HarnessError: it cannot; :meth:`resume` makes that good.
@@ -266,11 +266,16 @@ class Server:
                 for device in self.devices:
                     toolstack.remove_backend(store, device)
             self._driver.unplug()
-            found = []
-            for device, disk in self._disks.items():
-                found.append((disk, self._driver.identify_disk(device.devid)))
+            return [(disk, self._driver.identify_disk(device.devid)) for device, disk in self._disks.items()]
+
+    def release(self) -> None:
+        """After :meth:`suspend`, give the disks free for others: our domain is saved."""
+        try:
+            for device in self._disks:
                 self._driver.release_disk(device.devid)
-            return found
+        except HarnessError as error:
+            # All that matters has been written; and what is left there ends when our connection does.
+            self._note(f"driver domain {self.name} has not taken back its disks: {error}")
 
     def slot(self) -> int:
         """Where on our PCI bus the link is."""
@@ -286,8 +291,6 @@ class Server:
                 return
             try:
                 self._driver.unplug()
-                for device in self._disks:
-                    self._driver.release_disk(device.devid)
             except HarnessError as error:
                 self._wait(f"driver domain {self.name} does not let go of us: {error}")
                 return

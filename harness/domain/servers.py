@@ -146,6 +146,11 @@ class Served:
         disks = [found for server in self._servers.values() for found in server.suspend()]
         return [SavedLink(name, server.slot()) for name, server in self._servers.items()], disks
 
+    def release(self) -> None:
+        """Have them give the disks to others that the domain had when it was suspended."""
+        for server in self._servers.values():
+            server.release()
+
     def resume(self) -> None:
         """Have them serve the domain again."""
         for server in self._servers.values():

@@ -288,6 +288,8 @@ class Serving:
 
     def _prepare_disk(self, client: _Client, request: Message) -> dict[str, object]:
         path, readonly = request.get("path", str), request.get("readonly", bool)
+        # What the client had under this number it gives back, but to nobody else in between.
+        self._release_disk(client, request)
         identity = self._run(["sh", "-c", IDENTIFY, "sh", path]).strip()
         self._require_free(path, identity, readonly=readonly)
         kind, _, number = identity.partition(" ")

@@ -134,6 +134,13 @@ def test_one_writer_or_any_number_of_readers(serving: Serving, guest: PlayedGues
         b.prepare_disk(4, "/dev/vdb", readonly=False)
 
 
+def test_a_disk_can_be_prepared_once_more(serving: Serving, guest: PlayedGuest) -> None:
+    with closing(DriverDomain.find("driver", "guest")) as client:
+        client.prepare_disk(1, "/srv/a.img", readonly=False)
+        assert client.prepare_disk(1, "/srv/same.img", readonly=False).device == "/dev/loop3"
+        assert guest.next() == "losetup -d /dev/loop3"
+
+
 def test_what_is_not_there_is_named(serving: Serving) -> None:
     with closing(DriverDomain.find("driver", "guest")) as client, pytest.raises(GuestError, match="file /nothing"):
         client.prepare_disk(1, "/nothing", readonly=False)
