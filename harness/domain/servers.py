@@ -128,10 +128,12 @@ class Served:
         :raise UsageError: one of them is not there.
         :raise GuestError: the guest has not let go of the link to one of before.
         """
-        for server in self._servers.values():
-            if server.parted is not None and not server.parted.done():
-                raise self._still_parting(server)
-            if server.waiting is not None:
+        for name, server in list(self._servers.items()):
+            if server.parted is not None:
+                if not server.parted.done() or server.parted.exception() is not None:
+                    raise self._still_parting(server)
+                del self._servers[name]
+            elif server.waiting is not None:
                 raise UsageError(
                     f"domain {self._record.name} cannot be saved, since it waits: {server.waiting}",
                     hint="wait, too, or take its devices away: harness block-detach, harness network-detach, --force",

@@ -153,6 +153,7 @@ def test_disks_that_are_not_as_they_were(
         guest.start()
         guest.execute(["sh", "-c", "echo here | dd of=/dev/xvdc conv=fsync"]).check()
         guest.save(file)
+    require_nothing_left(driver, plain.name)
 
     def change(script: str, reason: str, kind: type[HarnessError] = UsageError) -> None:
         keep = "mv /mnt/disk.img /mnt/kept && cp /mnt/kept /mnt/disk.img"
