@@ -145,3 +145,28 @@ def test_what_cannot_start_is_refused_with_its_name(harness: Run, tmp_path: Path
     both = harness("create", DRIVER, GUEST, "--name", "x")
     assert both.returncode == 2
     assert listing(harness) == []
+
+
+def test_a_guest_is_saved_and_restored_while_its_driver_domain_has_its_disk(harness: Run, tmp_path: Path) -> None:
+    file = str(tmp_path / "saved")
+    checked(harness, "create", DRIVER, GUEST)
+    checked(harness, "exec", "pv-driver", "--", "mke2fs", "-q", "-t", "ext4", "/dev/xvda")
+    served = harness("save", "driver", file)
+    assert (served.returncode, "while it serves pv-driver" in served.stderr) == (2, True)
+    for _ in range(2):
+        checked(harness, "save", "pv-driver", file)
+        assert [one["name"] for one in listing(harness)] == ["driver"]
+        checked(harness, "restore", file)
+        checked(harness, "exec", "pv-driver", "--", "e2fsck", "-fn", "/dev/xvda")
+    checked(harness, "save", "pv-driver", file)
+    checked(harness, "destroy", "driver")
+    alone = harness("restore", file)
+    assert alone.returncode == 2
+    assert "no driver domain of that name runs" in alone.stderr
+    assert f"harness create driver.yaml; then: harness restore {file}" in alone.stderr
+    # Its disk has gone with it, and another one is as large.
+    checked(harness, "create", DRIVER)
+    changed = harness("restore", file)
+    assert changed.returncode == 2
+    assert "/dev/vda of driver domain driver of disk xvda has changed since" in changed.stderr
+    assert [one["name"] for one in listing(harness)] == ["driver"]
