@@ -251,14 +251,14 @@ void store_watch_event(struct store *store, const char *body, u32 len);
 /* Drop a call that is due; wait for one that runs, unless we are in it. */
 void cancel_watch(struct pvbus_watch *watch);
 
-int devices_start(struct bus_link *bl);
-void devices_stop(struct bus_link *bl);
+int discovery_start(struct bus_link *bl);
+void discovery_stop(struct bus_link *bl);
 
 /* The link is on the list: see who is there, and look for its devices. */
-void devices_look(struct bus_link *bl);
+void discovery_look(struct bus_link *bl);
 
 /* A link without a store is off the list: remove its devices. */
-void devices_leave(struct bus_link *bl);
+void discovery_leave(struct bus_link *bl);
 
 /* What the first console alone has not: an other end that XenStore tells of. */
 static inline bool is_first_console(const struct pvbus_device *dev)

@@ -359,7 +359,7 @@ static int users_start(struct bus_link *bl)
 		err = store_start(bl);
 		if (err)
 			return err;
-		err = devices_start(bl);
+		err = discovery_start(bl);
 		if (err) {
 			store_stop(bl);
 			return err;
@@ -368,7 +368,7 @@ static int users_start(struct bus_link *bl)
 		link_say(bl);
 	}
 	list_link(bl);
-	devices_look(bl);
+	discovery_look(bl);
 	return 0;
 }
 
@@ -376,10 +376,10 @@ static void users_stop(struct bus_link *bl)
 {
 	unlist_link(bl);
 	if (!link_has_store(bl)) {
-		devices_leave(bl);
+		discovery_leave(bl);
 		return;
 	}
-	devices_stop(bl);
+	discovery_stop(bl);
 	store_stop(bl);
 }
 
