@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from tests.unit.test_backend_block_hostile import (
     front,
-    image,
     test_a_frame_that_may_only_be_read_is_not_written_to,
     test_a_read_only_disk_is_not_written_to,
     test_an_error_undoes_what_was_mapped,
@@ -27,7 +26,6 @@ from tests.unit.test_backend_block_hostile import (
 
 __all__ = [
     "front",
-    "image",
     "test_a_frame_that_may_only_be_read_is_not_written_to",
     "test_a_read_only_disk_is_not_written_to",
     "test_an_error_undoes_what_was_mapped",

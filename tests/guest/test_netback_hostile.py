@@ -21,7 +21,7 @@ from tests.guest.frontends import (
     next_packet,
     works,
 )
-from tests.unit.backend_guest import wait_until
+from tests.unit.backend_guest import repeating, wait_until
 from tests.unit.net_crimes import (
     BAD_PACKETS,
     BROKEN_RINGS,
@@ -30,7 +30,6 @@ from tests.unit.net_crimes import (
     put_garbage,
     put_one_frame_for_everything,
     put_slots,
-    repeating,
     storm,
     wait_for_end,
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from harness.ring.netif import (
     TxFlags,
 )
 from harness.ring.ring import HEADER_SIZE, REQ_PROD
-from tests.unit.backend_guest import wait_until
+from tests.unit.backend_guest import repeating, wait_until
 from tests.unit.net_packets import ethernet, tcp_packet
 from tests.unit.netfront import NOT_GRANTED, NetFront
 
@@ -172,22 +171,3 @@ def wait_for_end(front: NetFront, answers: int) -> None:
         "an end",
         lambda: front.tx.unconsumed() >= answers or front.guest.state(front.device) != XenbusState.CONNECTED,
     )
-
-
-@contextmanager
-def repeating(*actions: Callable[[], object]) -> Iterator[None]:
-    """Do that over and over, in a thread."""
-    stop = threading.Event()
-
-    def repeat() -> None:
-        while not stop.is_set():
-            for action in actions:
-                action()
-
-    thread = threading.Thread(target=repeat)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()

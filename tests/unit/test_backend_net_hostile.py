@@ -9,7 +9,7 @@ import pytest
 
 from harness.bus.features import Notification
 from harness.ring.netif import Status
-from tests.unit.backend_guest import Guest, domain_below
+from tests.unit.backend_guest import Guest
 from tests.unit.net_crimes import (
     BAD_PACKETS,
     BROKEN_RINGS,
@@ -23,23 +23,11 @@ from tests.unit.net_crimes import (
 )
 from tests.unit.net_packets import ethernet
 from tests.unit.netfront import NetFront, connected
-from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
+from tests.unit.netpeer import Peer, needs_tap
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 
 pytestmark = needs_tap
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with domain_below(tmp_path_factory.mktemp("hostile")) as guest:
-        yield guest
-
-
-@pytest.fixture(scope="module")
-def peer(guest: Guest) -> Iterator[Peer]:
-    with private_network() as network, plugged_in(network) as peer:
-        yield peer
 
 
 @pytest.fixture
