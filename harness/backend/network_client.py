@@ -8,10 +8,10 @@ import socket
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from harness.backend.namespace import BRIDGE, MAX_QUEUES, MTU
+from harness.host.closing import Closing
 from harness.host.errors import HostError
 from harness.host.service import connect
 
@@ -37,7 +37,7 @@ class Lease:
     mac: str
 
 
-class NetworkClient:
+class NetworkClient(Closing):
     """A connection to the private network; usable from several threads. All it was given goes when it closes.
 
     :ivar host_address: where guests reach the host: the bridge's address.
@@ -128,14 +128,6 @@ class NetworkClient:
         self._connection.close()
         while self._namespace:
             os.close(self._namespace.pop())
-
-    def __enter__(self) -> NetworkClient:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _namespace_fds(self) -> list[int]:
         if not self._namespace:

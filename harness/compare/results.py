@@ -13,9 +13,11 @@ from harness.compare.workloads import CPU, Metric, Sample, Workload
 PAIRS: tuple[tuple[str, str], ...] = (
     ("pv-block", "ide"),
     ("pv-block", "virtio-blk"),
+    ("pv-block", "virtio-blk-inline"),
     ("pv-block", "null-blk"),
     ("pv-block@driver", "pv-block"),
     ("pv-block@driver", "virtio-blk"),
+    ("pv-block@driver", "virtio-blk-inline"),
     ("pv-block", "pv-block-event"),
     ("pv-block", "pv-block-poll"),
     ("pv-net", "ne2000"),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.bus.features import Notification
-from harness.domain.definition import Definition, Disk, DiskModel, Kind, Network, NetworkModel
+from harness.domain.definition import Definition, Disk, DiskIo, DiskModel, Kind, Network, NetworkModel
 from harness.host.errors import UsageError
 
 IMAGE = "minimal"
@@ -36,6 +36,7 @@ class DiskPath:
         ends poll would disturb all others.
     :param registers: QEMU's names of the device's register regions, where every access passes through them; a doorbell
         that is an eventfd does not, so that paths which have one are left out.
+    :param io: who does the I/O of a ``virtio`` disk, as in a definition; that of the driver domain is ``inline``.
     :param driver: the backend is in the driver domain.
     :param clients: how many domains use this path at once; the others are called as the first, with a number.
     """
@@ -47,6 +48,7 @@ class DiskPath:
     target: str
     notification: Notification | None = None
     registers: tuple[str, ...] = ()
+    io: DiskIo | None = None
     driver: bool = False
     clients: int = 1
 
@@ -77,6 +79,7 @@ PATHS: dict[str, DevicePath] = {
         DiskPath("pv-block@driver-2", ISOLATED, "pv", "pv", "xvdb", driver=True, clients=2),
         DiskPath("pv-block@driver-4", ISOLATED, "pv", "pv", "xvdb", driver=True, clients=4),
         DiskPath("virtio-blk", "virtio", "hvm", "virtio", "vda"),
+        DiskPath("virtio-blk-inline", "virtio", "hvm", "virtio", "vdb", io="inline"),
         DiskPath("null-blk", "paravirtual", "pv", None, "nullb0"),
         NetworkPath("ne2000", "emulated", "hvm", "ne2000"),
         NetworkPath("pv-net", "paravirtual", "pv", "pv"),
@@ -158,7 +161,7 @@ def _disks(path: DiskPath, client: int, image: Path) -> list[Disk]:
     if path.notification is not None or path.model is None:
         return []
     if not path.driver:
-        return [Disk(path.target, path.model, image, image.stat().st_size)]
+        return [Disk(path.target, path.model, image, image.stat().st_size, io=path.io)]
     # The driver domain's first disk is the image, the others are those that are shared out.
     device = Path("/dev/vda") if path.clients == 1 else Path(f"/dev/vd{'bcde'[client]}")
     return [Disk(path.target, path.model, device, 0, backend=DRIVER)]

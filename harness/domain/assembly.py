@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from harness.image.build import BuiltImage, build
 from harness.machine import accelerator, memory
 from harness.machine.accelerator import Accelerator
 from harness.machine.command_line import Machine, MachineDisk, MachineLink, MachineNetwork
+from harness.machine.inline_io import inline_verdict
 from harness.machine.qemu import QemuProcess
 
 
@@ -162,7 +162,7 @@ def assemble(
             initramfs=image.initramfs,
             console_fd=console[1],
             agent_fd=agent[1],
-            disks=_machine_disks(held.disks),
+            disks=_machine_disks(definition, held),
             networks=_machine_networks(held, stack, handed_over),
             link=None if warm else _machine_link(paravirtual, handed_over),
             further_links=served.reserve(saved, handed_over) if saved is not None else (),
@@ -199,7 +199,7 @@ def _pair(stack: ExitStack, handed_over: ExitStack) -> tuple[socket.socket, int]
     return ours, theirs.fileno()
 
 
-def _machine_disks(attached: Sequence[AttachedDisk]) -> tuple[MachineDisk, ...]:
+def _machine_disks(definition: Definition, held: Holdings) -> tuple[MachineDisk, ...]:
     return tuple(
         MachineDisk(
             one.disk.model,
@@ -208,10 +208,26 @@ def _machine_disks(attached: Sequence[AttachedDisk]) -> tuple[MachineDisk, ...]:
             readonly=one.disk.readonly,
             block_device=one.lease.block_device,
             lease_fds=tuple(one.lease.descriptors),
+            inline=one.disk.model == "virtio" and _is_inline(one.disk, definition, held.accelerator),
         )
-        for one in attached
+        for one in held.disks
         if one.disk.model != "pv"
     )
+
+
+def _is_inline(disk: Disk, definition: Definition, accelerator: Accelerator) -> bool:
+    """Whether a guest's processor is to do the I/O of one of its disks.
+
+    :raise HostError: the definition says so, and this host does not let it.
+    """
+    if disk.io is None:
+        return definition.driver_domain and accelerator.name == "tcg" and inline_verdict().works
+    if disk.io == "inline" and not (verdict := inline_verdict()).works:
+        raise HostError(
+            f"disk {disk.target} of domain {definition.name} cannot have io: inline: {verdict.reason}",
+            hint="leave 'io' out, or allow io_uring: sysctl kernel.io_uring_disabled=0",
+        )
+    return disk.io == "inline"
 
 
 def _machine_networks(held: Holdings, stack: ExitStack, handed_over: ExitStack) -> tuple[MachineNetwork, ...]:

@@ -7,8 +7,6 @@ import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from harness.backend.keeper import Keeper
 from harness.backend.launch import start_backend
@@ -16,12 +14,13 @@ from harness.backend.locks import LockSender
 from harness.domain import records
 from harness.domain.leases import Lease
 from harness.domain.records import Record
+from harness.host.closing import Closing
 from harness.host.errors import HostError
 from harness.host.process import Child
 from harness.hypervisor.link import Link
 
 
-class BackendProcess:
+class BackendProcess(Closing):
     """A process that serves a domain's devices; when it dies, another one goes on.
 
     :param record: of the domain; always has the process ID of the present one.
@@ -127,11 +126,3 @@ class BackendProcess:
         """End the process."""
         self.suspend()
         self._close_locks()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -20,6 +20,7 @@ from harness.host.errors import UsageError
 
 Kind = Literal["hvm", "pv"]
 DiskModel = Literal["ide", "pv", "virtio"]
+DiskIo = Literal["threads", "inline"]
 NetworkModel = Literal["ne2000", "e1000", "pv", "virtio"]
 OnCrash = Literal["destroy", "restart", "preserve"]
 
@@ -37,6 +38,8 @@ class Disk:
         the disk is ``pv``; the serial number if it is ``virtio``, the place on the bus if it is ``ide``.
     :param path: the raw image or block device, resolved; or None: an empty disk that lives as long as the domain.
     :param size: bytes, a multiple of the sector size; 0 if only its driver domain knows.
+    :param io: of a ``virtio`` disk: who does its I/O, threads of QEMU's, or a processor of the guest (``inline``), see
+        :mod:`harness.machine.inline_io`; None: whichever is faster in such a domain here.
 
     The others are of ``pv`` disks only:
 
@@ -55,6 +58,7 @@ class Disk:
     notifications: Notifications = ADAPTIVE
     features: BlockFeatures = ALL_BLOCK
     backend: str | None = None
+    io: DiskIo | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from harness.bus.features import ADAPTIVE, ALL_BLOCK, SECTOR_SIZES, BlockFeatures
-from harness.domain.definition import Disk, DiskModel, Kind
+from harness.domain.definition import Disk, DiskIo, DiskModel, Kind
 from harness.domain.definition_features import (
     check_kind,
     check_paravirtual,
@@ -23,7 +23,7 @@ from harness.domain.definition_yaml import Value
 DISK_MAXIMUM = 16 << 40
 DISKS_MAXIMUM = 16
 
-KEYS = ("target", "model", "path", "size", "readonly")
+KEYS = ("target", "model", "path", "size", "readonly", "io")
 PARAVIRTUAL_KEYS = ("cdrom", "sector-size", "notification", "features", "backend")
 
 TARGETS: dict[DiskModel, re.Pattern[str]] = {
@@ -68,6 +68,8 @@ def read_disk(entry: Value, found: Mapping[str, Value], kind: Kind, *, driver: b
     model = cast(DiskModel, found["model"].choice(get_args(DiskModel)))
     check_kind(found["model"], kind, driver=driver)
     check_paravirtual(found, PARAVIRTUAL_KEYS)
+    if "io" in found and model != "virtio":
+        raise found["io"].error(f"it is a choice for disks of model virtio, and this one is {model}")
     cdrom, readonly = (found[key].boolean() if key in found else False for key in ("cdrom", "readonly"))
     if readonly and model == "ide":
         raise found["readonly"].error("an IDE disk cannot be read-only", expected="false, or another model")
@@ -86,6 +88,7 @@ def read_disk(entry: Value, found: Mapping[str, Value], kind: Kind, *, driver: b
         read_notifications(found["notification"]) if "notification" in found else ADAPTIVE,
         read_features(found["features"], BlockFeatures) if "features" in found else ALL_BLOCK,
         read_backend(found["backend"]) if "backend" in found else None,
+        cast(DiskIo, found["io"].choice(get_args(DiskIo))) if "io" in found else None,
     )
 
 

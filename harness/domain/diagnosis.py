@@ -18,6 +18,7 @@ from harness.host.process import run
 from harness.image import build as images
 from harness.machine import accelerator, memory
 from harness.machine.command_line import QEMU
+from harness.machine.inline_io import inline_verdict
 
 PYTHON = (3, 11)
 DEVICES = ("ivshmem-doorbell", "piix3-ide", "ide-hd", "ne2k_pci", "virtio-blk-pci", "virtio-net-pci", "pvpanic-pci")
@@ -109,6 +110,13 @@ def kvm() -> Finding:
     return Finding("kvm", False, text, mend='sudo usermod -aG kvm "$USER"' if denied else None, required=False)
 
 
+def io_uring() -> Finding:
+    verdict = inline_verdict()
+    without = "driver domains reach their disks through threads, which works and is slower"
+    reason = "QEMU's disks may use it" if verdict.works else f"{verdict.reason}; {without}"
+    return Finding("io_uring", verdict.works, reason, required=False)
+
+
 def programs() -> Finding:
     return _found("programs", PROGRAMS, required=True)
 
@@ -173,6 +181,7 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "python": python,
     "qemu": qemu,
     "kvm": kvm,
+    "io_uring": io_uring,
     "programs": programs,
     "network": network,
     "memory": enough_memory,

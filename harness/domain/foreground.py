@@ -6,11 +6,10 @@ import asyncio
 import socket
 import threading
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 from harness.domain.control import serve_console
 from harness.domain.domain import Domain
+from harness.host.closing import Closing
 from harness.host.errors import GuestGone, HarnessError
 from harness.machine import loop
 
@@ -18,7 +17,7 @@ LAST_WORDS_SECONDS = 1.0
 """What the console gets to say its last after the domain has ended or failed."""
 
 
-class Foreground:
+class Foreground(Closing):
     """A launched domain and its console.
 
     :param paravirtual: take the console that is a split driver, not the first serial port.
@@ -52,14 +51,6 @@ class Foreground:
     def close(self) -> None:
         """Leave the console."""
         self.console.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     async def _serve(self) -> None:
         with self._far_end:

@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from qemu.qmp import QMPError
 
@@ -21,6 +19,7 @@ from harness.domain.definition import Definition
 from harness.domain.disks import AttachedDisk
 from harness.domain.networks import AttachedNetwork
 from harness.domain.records import Record
+from harness.host.closing import Closing
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError
 from harness.host.interruption import Guard
@@ -38,7 +37,7 @@ LINK = "link0"
 """What QEMU calls the link to Domain 0."""
 
 
-class Paravirtual:
+class Paravirtual(Closing):
     """The paravirtual side of one domain, from before its QEMU starts until after it has ended.
 
     :param record: of the domain; gets the backend's process ID.
@@ -145,14 +144,6 @@ class Paravirtual:
         for store in list(self._own_stores):
             store.close()
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _description(definition: Definition, image: BuiltImage) -> toolstack.Description:

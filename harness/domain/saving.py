@@ -135,6 +135,8 @@ def _disk(disk: Disk) -> dict[str, Any]:
     written |= {"size": disk.size} if disk.path is None else {"path": os.fspath(disk.path)}
     if disk.readonly:
         written["readonly"] = True
+    if disk.io is not None:
+        written["io"] = disk.io
     if disk.model == "pv":
         written |= {"cdrom": disk.cdrom, "sector-size": disk.sector_size}
         written |= _settings(disk.notifications, disk.features, disk.backend)

@@ -17,12 +17,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import paramiko
 
 from harness.guest.completed import CommandTimeout, Completed
+from harness.host.closing import Closing
 from harness.host.deadline import Deadline
 from harness.host.errors import GuestError, GuestGone, GuestSilent, HostError
 from harness.host.interruption import Guard, cut, unguarded
@@ -53,7 +53,7 @@ class TerminalSize:
     height: int
 
 
-class SshClient:
+class SshClient(Closing):
     """A connection to a guest's SSH server, logged in by key.
 
     :param guard: knows what else may happen to the guest: every wait for it happens inside.
@@ -105,14 +105,6 @@ class SshClient:
     def close(self) -> None:
         """Close the connection; commands that are running lose their output."""
         self._transport.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def run(self, command: str | Sequence[str], deadline: Deadline, *, stdin: bytes = b"") -> Completed:
         """Run a command in the guest to its end.

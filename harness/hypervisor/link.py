@@ -14,9 +14,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from types import TracebackType
 from typing import ClassVar, Self
 
+from harness.host.closing import Closing
 from harness.host.errors import GuestError, HostError
 from harness.hypervisor import ivshmem
 from harness.hypervisor.events import EventChannels, PortState
@@ -68,7 +68,7 @@ class _Frames:
         return view
 
 
-class LinkEnd:
+class LinkEnd(Closing):
     """What a process that serves the grantee's end (Domain 0) has of a link.
 
     :param memory_fd: the region.
@@ -122,14 +122,6 @@ class LinkEnd:
             os.close(descriptor)
         self._fds = []
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class GuestEnd(LinkEnd):
     """The granter's end of a link, for a process that plays the guest: a frontend in Python."""
@@ -164,7 +156,7 @@ def _premade(layout: LinkLayout, write_at: memoryview) -> None:
     grant(CONSOLE_REF, layout.console_frame)
 
 
-class Link:
+class Link(Closing):
     """A link as its owner holds it: the memory and every doorbell.
 
     A QEMU at either end is a peer of its own. When the grantee's has died, :meth:`renew` lets another one take its
@@ -332,11 +324,3 @@ class Link:
         self._fds = []
         for server in self._servers.values():
             server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

@@ -49,6 +49,8 @@ class MachineDisk:
     :param path: raw image. The harness holds its own locks on it, so QEMU does not lock.
     :param block_device: whether the path is one, and not a file.
     :param lease_fds: those locks: QEMU keeps them open, so that the image stays locked for as long as it runs.
+    :param inline: of a virtio disk: a processor of the guest does the disk's I/O when it rings the doorbell, see
+        :mod:`harness.machine.inline_io`.
     """
 
     model: Literal["ide", "virtio"]
@@ -57,6 +59,7 @@ class MachineDisk:
     readonly: bool = False
     block_device: bool = False
     lease_fds: tuple[int, ...] = ()
+    inline: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,9 +175,10 @@ def disk_objects(disk: MachineDisk) -> tuple[dict[str, Any], dict[str, Any]]:
             "driver": "host_device" if disk.block_device else "file",
             "filename": str(disk.path),
             "locking": "off",
+            "aio": "io_uring" if disk.inline else "threads",
         },
     }
-    device: dict[str, str | int] = {
+    device: dict[str, str | int | bool] = {
         "id": disk.target,
         "drive": node,
         "serial": disk.target,
@@ -187,7 +191,7 @@ def disk_objects(disk: MachineDisk) -> tuple[dict[str, Any], dict[str, Any]]:
         position = IDE_TARGETS.index(disk.target)
         device |= {"driver": "ide-hd", "bus": f"ide.{position // 2}", "unit": position % 2}
     else:
-        device |= {"driver": "virtio-blk-pci"}
+        device |= {"driver": "virtio-blk-pci", "ioeventfd": not disk.inline}
     return image, device
 
 

@@ -9,10 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Condition, Lock
-from types import TracebackType
 from typing import Self, TypeVar
 
 from harness.host import service
+from harness.host.closing import Closing
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError
 from harness.store.errors import ProtocolError, StoreError
@@ -42,7 +42,7 @@ class Transaction(NodeClient):
         return self._client.request(operation, path, payload, transaction=self._number)
 
 
-class StoreClient(NodeClient):
+class StoreClient(Closing, NodeClient):
     """A connection to the store, privileged as all processes of Domain 0 are.
 
     There is no reader thread: whoever waits for an answer or an event reads the socket, also for the others.
@@ -183,14 +183,6 @@ class StoreClient(NodeClient):
         self._readable.close()
         self._socket.close()
         os.close(self._queued)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def request(
         self, operation: Op, path: str, payload: bytes, *, transaction: int = 0, fds: Sequence[int] = ()

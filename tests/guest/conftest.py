@@ -11,6 +11,9 @@ from harness.domain.definition import Definition
 from harness.domain.domain import Domain
 from harness.pytest_plugin.plugin import StartDomain, ready_made
 from tests.guest.driver_guest import DriverGuest, debugging, driver_guest
+from tests.unit.blockfront import image
+
+__all__ = ["image"]
 
 GUESTS = ("hvm", "pv", "virtio")
 

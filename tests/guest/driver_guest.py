@@ -15,18 +15,19 @@ from harness.bus.devices import Device
 from harness.bus.toolstack import Storage
 from harness.domain import disks
 from harness.domain.domain import Domain
-from harness.hypervisor.layout import FRAME_SIZE, GRANTEE, GRANTER, LINK_PORTS
+from harness.hypervisor.layout import GRANTEE, GRANTER, LINK_PORTS
 from harness.hypervisor.link import Link
 from harness.machine import command_line, loop
 from harness.store.client import StoreClient
 from tests.guest import links
 from tests.unit.backend_guest import GuestSide
+from tests.unit.blockfront import SECTORS
 
 FRONTEND_DOMID = 900
 """No domain has it: the test plays this one."""
 
 DISKS = 6
-SIZE = 4096 * 512
+SIZE = SECTORS * 512
 
 DEBUGGING = ("slub_debug=FZP", "page_poison=1", "panic_on_warn=1")
 """Kernel parameters under which what is done to the memory of others, or only looks wrong, ends the domain."""
@@ -115,11 +116,6 @@ class DriverGuest(GuestSide):
         path = f"/sys/bus/pvbus/devices/backend-vbd-{self.domid}-{device.devid}/statistics"
         lines = self.domain.read_file(path).decode().splitlines()
         return {name: int(value) for name, value in (line.split() for line in lines)}
-
-    def mapped(self) -> int:
-        """How many grants the driver domain has mapped."""
-        status = self.end.layout.status_frame
-        return sum(map(bool, bytes(self.end.memory[status * FRAME_SIZE : (status + 4) * FRAME_SIZE])))
 
     def unplug(self) -> None:
         """Take the link out of the driver domain's machine."""

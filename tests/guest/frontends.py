@@ -92,6 +92,15 @@ def frontend_domain(driver: Domain) -> Iterator[FrontendDomain]:
         yield FrontendDomain(link, store, driver)
 
 
+@contextmanager
+def bridged_domain(start: Callable[[Definition], Domain], request: pytest.FixtureRequest) -> Iterator[FrontendDomain]:
+    """The same, with a driver domain that is started for it and must be sound in the end."""
+    driver = start_driver(start, request)
+    with frontend_domain(driver) as guest:
+        yield guest
+    must_be_sound(driver)
+
+
 def plug_in(guest: FrontendDomain, device: Device, bridge: str | None) -> None:
     """What the hotplug script does, when the backend has made its network device."""
     guest.wait_for_backend(device, XenbusState.INIT_WAIT)

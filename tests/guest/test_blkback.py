@@ -5,17 +5,10 @@ What is asked of that one, with a frontend in Python, is asked of this one by th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from harness.bus.devices import Device
-from tests.guest.driver_guest import DriverGuest
-from tests.unit.backend_guest import pattern
-from tests.unit.blockfront import BlockFront, attached, connected
 from tests.unit.test_backend_block import (
-    SIZE,
+    device,
+    either,
+    front,
     test_a_barrier_with_and_without_data,
     test_a_frontend_may_come_again,
     test_a_frontend_that_writes_nonsense_is_told_so,
@@ -30,6 +23,9 @@ from tests.unit.test_backend_block import (
 )
 
 __all__ = [
+    "device",
+    "either",
+    "front",
     "test_a_barrier_with_and_without_data",
     "test_a_frontend_may_come_again",
     "test_a_frontend_that_writes_nonsense_is_told_so",
@@ -42,28 +38,3 @@ __all__ = [
     "test_toggling_the_state_faster_than_anybody_can_follow",
     "test_writing",
 ]
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(pattern(SIZE, 1))
-    return path
-
-
-@pytest.fixture
-def device(guest: DriverGuest, image: Path) -> Iterator[Device]:
-    with attached(guest, image) as device:
-        yield device
-
-
-@pytest.fixture
-def front(guest: DriverGuest, image: Path) -> Iterator[BlockFront]:
-    with connected(guest, image) as front:
-        yield front
-
-
-@pytest.fixture(params=[True, False], ids=["persistent", "transient"])
-def either(request: pytest.FixtureRequest, guest: DriverGuest, image: Path) -> Iterator[BlockFront]:
-    with connected(guest, image, persistent=request.param) as front:
-        yield front

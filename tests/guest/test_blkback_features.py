@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from tests.unit.backend_guest import pattern
 from tests.unit.test_backend_block_features import (
-    SECTORS,
     test_a_discard_gives_the_space_back,
     test_a_limit_on_segments,
     test_a_part_of_a_large_sector_is_refused,
@@ -55,10 +49,3 @@ __all__ = [
     "test_what_kind_of_disk_it_is",
     "test_what_one_ring_writes_another_reads",
 ]
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(pattern(SECTORS * 512, 1))
-    return path

@@ -6,16 +6,8 @@ wrongly, and ends at the first warning of its kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
-from tests.guest.driver_guest import DriverGuest
-from tests.unit.backend_guest import pattern
-from tests.unit.blockfront import BlockFront, connected
 from tests.unit.test_backend_block_hostile import (
-    SECTORS,
+    front,
     test_a_frame_that_may_only_be_read_is_not_written_to,
     test_a_read_only_disk_is_not_written_to,
     test_an_error_undoes_what_was_mapped,
@@ -33,6 +25,7 @@ from tests.unit.test_backend_block_hostile import (
 )
 
 __all__ = [
+    "front",
     "test_a_frame_that_may_only_be_read_is_not_written_to",
     "test_a_read_only_disk_is_not_written_to",
     "test_an_error_undoes_what_was_mapped",
@@ -48,19 +41,3 @@ __all__ = [
     "test_the_padding_of_a_response_holds_nothing",
     "test_unknown_operations",
 ]
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(pattern(SECTORS * 512, 1))
-    return path
-
-
-@pytest.fixture(params=[True, False], ids=["persistent", "transient"])
-def front(request: pytest.FixtureRequest, guest: DriverGuest, image: Path) -> Iterator[BlockFront]:
-    """A disk whose contents must be what they were when the test ends, and which must still work then."""
-    with connected(guest, image, persistent=request.param) as front:
-        yield front
-        assert image.read_bytes() == pattern(SECTORS * 512, 1)
-        assert front.read(0, 1) == pattern(4096, 1)

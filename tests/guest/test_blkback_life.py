@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,19 +18,11 @@ from harness.bus.xenbus import XenbusState
 from harness.host.deadline import Deadline
 from harness.ring.blkif import REQUEST, SEGMENT, Operation, Status
 from tests.guest.driver_guest import SIZE, DriverGuest, plugged
-from tests.unit.backend_guest import SECONDS, pattern, wait_until
-from tests.unit.blockfront import BlockFront, RingFront, attached, connected
+from tests.unit.backend_guest import SECONDS, pattern, repeating, wait_until
+from tests.unit.blockfront import SECTORS, BlockFront, RingFront, attached, connected
 
-SECTORS = SIZE // 512
 READ, WRITE = Operation.READ, Operation.WRITE
 OKAY, ERROR = Status.OKAY, Status.ERROR
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(pattern(SIZE, 1))
-    return path
 
 
 @contextmanager
@@ -257,22 +248,11 @@ def test_an_event_storm_is_throttled_and_others_are_served(
         connected(guest, image) as bystander,
         connected(guest, image, notifications=Notifications(backend=notification)) as front,
     ):
-        over = threading.Event()
-
-        def storm() -> None:
-            while not over.is_set():
-                guest.end.events.send(front.port)
-
         before = guest.statistics(front.device)["queue-0/interrupts"]
-        thread = threading.Thread(target=storm)
         started = time.monotonic()
-        thread.start()
-        try:
+        with repeating(lambda: guest.end.events.send(front.port)):
             for sector in range(64):
                 assert bystander.do(READ, sector, bystander.whole(1)) == OKAY
-        finally:
-            over.set()
-            thread.join()
         took = time.monotonic() - started
         # 64 at once, then four after each pause.
         assert guest.statistics(front.device)["queue-0/interrupts"] - before < 200 + 200 * took
@@ -282,29 +262,22 @@ def test_an_event_storm_is_throttled_and_others_are_served(
 def test_a_request_that_changes_while_it_is_served(guest: DriverGuest, image: Path) -> None:
     """It is answered as one of those that it has been."""
     with connected(guest, image) as front:
-        over = threading.Event()
         first, second = 64, 64 + 112
 
         def flip() -> None:
-            while not over.is_set():
-                # Behind what the response takes.
-                for high, last in ((0, 7), (255, 7), (0, 200)):
-                    for offset in (first, second):
-                        front.page[offset + 23] = high
-                        front.page[offset + 29] = last
+            # Behind what the response takes.
+            for high, last in ((0, 7), (255, 7), (0, 200)):
+                for offset in (first, second):
+                    front.page[offset + 23] = high
+                    front.page[offset + 29] = last
 
-        thread = threading.Thread(target=flip)
-        thread.start()
-        try:
+        with repeating(flip):
             for _ in range(500):
                 front.put_raw(REQUEST.pack(READ, 1, 0, 77, 0) + SEGMENT.pack(front.refs[0], 0, 7) * 11)
                 front.push()
                 ((request_id, operation, status),) = front.responses(1)
                 assert (request_id, operation) == (77, READ)
                 assert status in (OKAY, ERROR)
-        finally:
-            over.set()
-            thread.join()
         assert front.read(0, 1) == pattern(4096, 1)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.domain.definition import Disk, DiskModel
+from harness.domain.definition import Disk, DiskIo, DiskModel
 from harness.pytest_plugin.plugin import StartDomain
 from tests.guest.conftest import named
 
@@ -17,7 +17,12 @@ MIB = 1 << 20
 HOST_MIB = 8
 IMAGE_MIB = 64
 
-DISKS: list[tuple[str, DiskModel, str]] = [("hvm", "ide", "hdb"), ("virtio", "virtio", "vdb"), ("pv", "pv", "xvdb")]
+DISKS: list[tuple[str, DiskModel, str, DiskIo | None]] = [
+    ("hvm", "ide", "hdb", None),
+    ("virtio", "virtio", "vdb", "threads"),
+    ("virtio", "virtio", "vdb", "inline"),
+    ("pv", "pv", "xvdb", None),
+]
 
 
 @pytest.fixture
@@ -35,11 +40,12 @@ def small_directory(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", directory], check=True)
 
 
-@pytest.mark.parametrize(("kind", "model", "target"), DISKS)
+@pytest.mark.parametrize(("kind", "model", "target", "io"), DISKS)
 def test_a_full_host_is_an_io_error_of_the_guests_disk(
     kind: str,
     model: DiskModel,
     target: str,
+    io: DiskIo | None,
     small_directory: Path,
     request: pytest.FixtureRequest,
     start_domain: StartDomain,
@@ -47,7 +53,7 @@ def test_a_full_host_is_an_io_error_of_the_guests_disk(
     image = small_directory / "image"
     with image.open("xb") as file:
         file.truncate(IMAGE_MIB * MIB)
-    domain = start_domain(named(kind, request, disks=(Disk(target, model, image, IMAGE_MIB * MIB),)))
+    domain = start_domain(named(kind, request, disks=(Disk(target, model, image, IMAGE_MIB * MIB, io=io),)))
     device = domain.device(target)
     write = ["dd", "if=/dev/zero", f"of={device}", "bs=64k", "oflag=direct", f"count={2 * HOST_MIB * MIB >> 16}"]
     completed = domain.execute(write, timeout=120)

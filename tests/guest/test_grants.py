@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +14,7 @@ from harness.host.deadline import Deadline
 from harness.hypervisor.grants import GTF_PERMIT_ACCESS, GTF_READING, entries, statuses
 from harness.hypervisor.layout import BACKEND_PORTS, BACKEND_VECTOR
 from harness.hypervisor.link import LinkEnd
+from tests.unit.backend_guest import repeating
 
 EXTRA = disk_of({"target": "xvdb", "size": "4MiB"})
 
@@ -32,19 +32,12 @@ class Table:
     @contextmanager
     def held(self, ref: int) -> Iterator[None]:
         """Say that a frame is in use, whatever the backend says meanwhile."""
-        stop = threading.Event()
 
         def hold() -> None:
-            while not stop.is_set():
-                self.statuses[ref] = GTF_READING
+            self.statuses[ref] = GTF_READING
 
-        thread = threading.Thread(target=hold, daemon=True)
-        thread.start()
-        try:
+        with repeating(hold):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
 
 @pytest.fixture

@@ -11,21 +11,18 @@ import pytest
 
 from harness.bus.hotplug import close_device
 from harness.bus.xenbus import XenbusState
-from harness.domain.domain import Domain
 from harness.pytest_plugin.plugin import StartDomain
 from harness.ring.netif import GSO_TYPE_TCPV4, GSO_TYPE_TCPV6, ExtraType, RxFlags, Status, TxFlags
 from tests.guest.cards import run
 from tests.guest.frontends import (
     BROADCAST,
     FrontendDomain,
+    bridged_domain,
     card,
     connect,
     connected,
-    frontend_domain,
-    must_be_sound,
     next_packet,
     plug_in,
-    start_driver,
     works,
 )
 from tests.unit.backend_guest import wait_until
@@ -39,15 +36,8 @@ VIF_MAC = bytes.fromhex("feffffffffff")
 
 
 @pytest.fixture(scope="module")
-def driver(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Iterator[Domain]:
-    domain = start_driver(start_domain_for_module, request)
-    yield domain
-    must_be_sound(domain)
-
-
-@pytest.fixture(scope="module")
-def guest(driver: Domain) -> Iterator[FrontendDomain]:
-    with frontend_domain(driver) as guest:
+def guest(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Iterator[FrontendDomain]:
+    with bridged_domain(start_domain_for_module, request) as guest:
         yield guest
 
 

@@ -3,67 +3,47 @@
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from harness.bus.xenbus import XenbusState
-from harness.domain.domain import Domain
 from harness.pytest_plugin.plugin import StartDomain
-from harness.ring.netif import RX_REQUEST, TX_ENTRY_SIZE, TX_REQUEST, Status
-from harness.ring.ring import HEADER_SIZE, REQ_PROD
+from harness.ring.netif import Status
 from tests.guest.cards import run
 from tests.guest.frontends import (
     BROADCAST,
     FrontendDomain,
+    bridged_domain,
     card,
     connect,
     connected,
-    frontend_domain,
-    must_be_sound,
     next_packet,
-    start_driver,
     works,
 )
-from tests.unit.backend_guest import wait_until
-from tests.unit.net_crimes import BAD_PACKETS, BROKEN_RINGS, put_slots
+from tests.unit.backend_guest import repeating, wait_until
+from tests.unit.net_crimes import (
+    BAD_PACKETS,
+    BROKEN_RINGS,
+    change_under_its_eyes,
+    claim_requests,
+    put_garbage,
+    put_one_frame_for_everything,
+    put_slots,
+    storm,
+    wait_for_end,
+)
 from tests.unit.net_packets import MAC, ethernet, tcp_packet
 from tests.unit.netfront import FRAMES, NOT_GRANTED, OFFLOADS, NetFront
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 CONNECTED = XenbusState.CONNECTED
-COMPLAINTS = {
-    "beyond the frame": "crosses its frame",
-    "offset 65535": "crosses its frame",
-    "a first slot larger than a frame": "crosses its frame",
-    "no last slot": "without its last slot",
-    "no extra info": "without its extra info",
-    "no second extra info": "without its extra info",
-    "21 slots": "far too many slots",
-    "extra type 0": "extra info of an unknown type",
-    "extra type 5": "extra info of an unknown type",
-    "extra type 255": "extra info of an unknown type",
-    "extras without end": "too much extra info",
-    "GSO size 0": "a GSO size of 0",
-    "GSO type 0": "an unknown GSO type",
-    "GSO type 3": "an unknown GSO type",
-}
 STALL_SECONDS = "/sys/module/pvnetback/parameters/rx_stall_seconds"
 
 
 @pytest.fixture(scope="module")
-def driver(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Iterator[Domain]:
-    domain = start_driver(start_domain_for_module, request)
-    yield domain
-    must_be_sound(domain)
-
-
-@pytest.fixture(scope="module")
-def guest(driver: Domain) -> Iterator[FrontendDomain]:
-    with frontend_domain(driver) as guest:
+def guest(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Iterator[FrontendDomain]:
+    with bridged_domain(start_domain_for_module, request) as guest:
         yield guest
 
 
@@ -126,9 +106,9 @@ def test_segments_of_odd_sizes_harm_nobody(guest: FrontendDomain, size: int) -> 
 @pytest.mark.parametrize("what", BROKEN_RINGS)
 def test_a_frontend_that_must_be_broken_loses_its_card_only(guest: FrontendDomain, what: str) -> None:
     with connected(guest, bridge="br0") as victim:
-        BROKEN_RINGS[what](victim)
+        BROKEN_RINGS[what].commit(victim)
         victim.push()
-        guest.wait_until_failed(victim.device, COMPLAINTS[what])
+        guest.wait_until_failed(victim.device, BROKEN_RINGS[what].kernel)
 
 
 @pytest.mark.parametrize("ring", ["tx", "rx"])
@@ -137,9 +117,7 @@ def test_an_impossible_index_costs_that_card_only(
     guest: FrontendDomain, sender: NetFront, ring: str, ahead: int
 ) -> None:
     with connected(guest, bridge="br0") as victim:
-        victim_ring = victim.tx if ring == "tx" else victim.rx
-        victim_ring.memory.cast("I")[REQ_PROD] = (victim_ring.prod_pvt + ahead) & 0xFFFFFFFF
-        guest.end.events.send(victim.tx_port)
+        claim_requests(victim, ring, ahead)
         # The receive ring is looked at when there is something to receive.
         sender.send(ethernet(bytes(60), 0x88B5, MAC, BROADCAST))
         guest.wait_until_failed(victim.device, "requests than the ring has entries")
@@ -158,42 +136,14 @@ def test_garbage_in_the_transmit_ring_ends_in_an_error_or_in_answers(guest: Fron
     for seed in range(20):
         dice = random.Random(seed)
         with connected(guest, bridge="br0") as victim:
-            for _ in range(dice.randint(1, 200)):
-                offset = victim.tx.put()
-                victim.tx.memory[offset : offset + TX_ENTRY_SIZE] = dice.randbytes(TX_ENTRY_SIZE)
+            put_garbage(victim, dice)
             victim.push()
 
 
-@contextmanager
-def repeating(*actions: Callable[[], object]) -> Iterator[None]:
-    """Do that over and over, in a thread."""
-    stop = threading.Event()
-
-    def repeat() -> None:
-        while not stop.is_set():
-            for action in actions:
-                action()
-
-    thread = threading.Thread(target=repeat)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
 def test_what_changes_under_the_backends_eyes_is_read_once(guest: FrontendDomain) -> None:
-    """A thread of the guest's turns a good request into a bad one and back while the backend looks at it."""
     for _ in range(10):
         with connected(guest, bridge="br0") as victim:
-            write = partial(TX_REQUEST.pack_into, victim.tx.memory, HEADER_SIZE, victim.tx_refs[0])
-            with repeating(partial(write, 0xFFFF, 0, 1, 60), partial(write, 0, 0, 1, 60)):
-                victim.tx.put()
-                victim.push()
-                wait_until("an end", partial(has_ended, guest, victim, 1))
-            if guest.state(victim.device) != CONNECTED:
-                guest.wait_until_failed(victim.device, "crosses its frame")
+            change_under_its_eyes(victim)
 
 
 def test_what_changes_in_its_frames_is_copied_before_it_is_looked_at(guest: FrontendDomain) -> None:
@@ -212,33 +162,19 @@ def test_what_changes_in_its_frames_is_copied_before_it_is_looked_at(guest: Fron
                 assert statuses in ([OKAY, NULL, OKAY], [ERROR, NULL, ERROR])
 
 
-def has_ended(guest: FrontendDomain, victim: NetFront, answers: int) -> bool:
-    """Whether a frontend has got its answers, or has been given up."""
-    return victim.tx.unconsumed() >= answers or guest.state(victim.device) != CONNECTED
-
-
 def test_a_storm_of_events_leaves_other_cards_their_turn(
     guest: FrontendDomain, bystanders: tuple[NetFront, NetFront]
 ) -> None:
-    with connected(guest, bridge="br0") as victim:
-        send = guest.end.events.send
-        with repeating(lambda: send(victim.tx_port), lambda: send(victim.rx_port)):
-            for _ in range(20):
-                works(*bystanders)
+    with connected(guest, bridge="br0") as victim, storm(victim):
+        for _ in range(20):
+            works(*bystanders)
 
 
 def test_one_frame_for_everything_confuses_only_its_guest(guest: FrontendDomain, sender: NetFront) -> None:
-    """The ring's own page is offered to receive in, and sent from."""
     with connected(guest, bridge="br0") as victim:
-        ring_ref = int(str(victim.nodes["rx-ring-ref"]))
-        for _ in range(50):
-            victim.put(ring_ref, 0, 0, 4096)
-        victim.push()
-        RX_REQUEST.pack_into(victim.rx.memory, victim.rx.put(), 0, ring_ref)
-        victim.rx.push()
-        guest.end.events.send(victim.rx_port)
+        put_one_frame_for_everything(victim)
         sender.send(ethernet(random.Random(1).randbytes(1400), 0x88B5, MAC, BROADCAST))
-        wait_until("an end", partial(has_ended, guest, victim, 50))
+        wait_for_end(victim, 50)
 
 
 def test_who_offers_no_frames_is_unplugged_until_it_does(guest: FrontendDomain, sender: NetFront) -> None:

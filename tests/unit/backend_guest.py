@@ -6,6 +6,7 @@ The test plays the guest: it holds the granter's end of the link, and writes the
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -108,6 +109,11 @@ class GuestSide:
         assert complaint in (self.error(device) or "")
         self.check_backend()
 
+    def mapped(self) -> int:
+        """How many of our grants the backend has mapped."""
+        status = self.end.layout.status_frame
+        return sum(map(bool, bytes(self.end.memory[status * FRAME_SIZE : (status + 4) * FRAME_SIZE])))
+
     def state(self, device: Device) -> XenbusState:
         return read_state(self.store, device.backend)
 
@@ -138,6 +144,25 @@ def wait_until(what: str, condition: Callable[[], bool]) -> None:
     while not condition():
         deadline.check()
         time.sleep(0.0005)
+
+
+@contextmanager
+def repeating(*actions: Callable[[], object]) -> Iterator[None]:
+    """Do that over and over, in a thread."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.is_set():
+            for action in actions:
+                action()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from harness.backend.ring_pages import contiguous
 from harness.bus.devices import Device
 from harness.bus.xenbus import XenbusState
@@ -17,11 +19,21 @@ from harness.hypervisor.grants import Grant
 from harness.hypervisor.layout import FRAME_SIZE
 from harness.ring.blkif import X86_64, Abi, Operation, pack_discard, pack_indirect, pack_request
 from harness.ring.ring import FrontRing
-from tests.unit.backend_guest import SECONDS, GuestSide
+from tests.unit.backend_guest import SECONDS, GuestSide, pattern
 
 FRAMES = 40
+SECTORS = 4096
+"""Of an image, unless somebody has made it larger."""
 
 _numbers = itertools.count()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """What a disk is kept on, full of the pattern 1."""
+    path = tmp_path / "disk.img"
+    path.write_bytes(pattern(SECTORS * 512, 1))
+    return path
 
 
 @contextmanager

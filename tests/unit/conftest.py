@@ -13,9 +13,16 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from harness.backend.network_client import NetworkClient
 from harness.store.client import StoreClient
 from harness.store.core import Store
+from tests.unit.backend_guest import Guest, domain_below
+from tests.unit.blockfront import image
+from tests.unit.netpeer import Peer as NetPeer
+from tests.unit.netpeer import plugged_in, private_network
 from tests.unit.store_peers import Peer, small_store
+
+__all__ = ["image"]
 
 settings.register_profile("busy-machine", deadline=None)
 settings.register_profile("long", deadline=None, max_examples=2_000)
@@ -63,3 +70,24 @@ def client(store_runtime: Path) -> Iterator[StoreClient]:
     """A connection to a store that runs as a process."""
     with StoreClient.connect() as it:
         yield it
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
+    """One domain for all tests of a module, so that what one device suffers would show in the others."""
+    with domain_below(tmp_path_factory.mktemp("domain")) as guest:
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def network(guest: Guest) -> Iterator[NetworkClient]:
+    """The network of the guest's cards."""
+    with private_network() as network:
+        yield network
+
+
+@pytest.fixture(scope="module")
+def peer(network: NetworkClient) -> Iterator[NetPeer]:
+    """Another card on that network."""
+    with plugged_in(network) as peer:
+        yield peer

@@ -14,28 +14,13 @@ from harness.bus.features import MAX_INDIRECT_SEGMENTS
 from harness.bus.xenbus import XenbusState
 from harness.hypervisor.layout import NR_GRANTS
 from harness.ring.blkif import SEGMENT, Operation, Status
-from tests.unit.backend_guest import Guest, domain_below, pattern, wait_until
-from tests.unit.blockfront import BlockFront, attached, connected
+from tests.unit.backend_guest import Guest, pattern, wait_until
+from tests.unit.blockfront import SECTORS, BlockFront, attached, connected
 
-SECTORS = 4096
 SIZE = SECTORS * 512
 
 READ, WRITE, BARRIER = Operation.READ, Operation.WRITE, Operation.WRITE_BARRIER
 OKAY = Status.OKAY
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    """One domain for all tests here, so that what one device suffers would show in the others."""
-    with domain_below(tmp_path_factory.mktemp("block")) as guest:
-        yield guest
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(pattern(SIZE, 1))
-    return path
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,11 @@ import pytest
 from harness.bus.features import BlockFeatures
 from harness.bus.xenbus import XenbusState
 from harness.ring.blkif import DISCARD_SECURE, SEGMENT, VDISK_CDROM, VDISK_READONLY, VDISK_REMOVABLE, Operation, Status
-from tests.unit.backend_guest import Guest, domain_below, pattern, wait_until
-from tests.unit.blockfront import BlockFront, attached, connected
+from tests.unit.backend_guest import Guest, pattern, wait_until
+from tests.unit.blockfront import SECTORS, BlockFront, attached, connected
 
-SECTORS = 4096
 READ, WRITE, BARRIER, FLUSH = Operation.READ, Operation.WRITE, Operation.WRITE_BARRIER, Operation.FLUSH_DISKCACHE
 OKAY, ERROR, EOPNOTSUPP = Status.OKAY, Status.ERROR, Status.EOPNOTSUPP
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with domain_below(tmp_path_factory.mktemp("features")) as guest:
-        yield guest
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(pattern(SECTORS * 512, 1))
-    return path
 
 
 def indirect_read(front: BlockFront, count: int) -> int:

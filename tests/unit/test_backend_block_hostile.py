@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,29 +16,15 @@ from harness.hypervisor.events import PortState
 from harness.hypervisor.layout import GRANTEE
 from harness.ring.blkif import ENTRY_SIZE, REQUEST, RESPONSE, SEGMENT, Operation, Status
 from harness.ring.ring import REQ_PROD
-from tests.unit.backend_guest import Guest, domain_below, pattern, wait_until
-from tests.unit.blockfront import BlockFront, connected
+from tests.unit.backend_guest import Guest, pattern, repeating, wait_until
+from tests.unit.blockfront import SECTORS, BlockFront, connected
 
-SECTORS = 4096
 READ, WRITE, BARRIER, INDIRECT_OP = Operation.READ, Operation.WRITE, Operation.WRITE_BARRIER, Operation.INDIRECT
 OKAY, ERROR, EOPNOTSUPP = Status.OKAY, Status.ERROR, Status.EOPNOTSUPP
 
 Segments = Sequence[tuple[int, int, int]]
 LAST_REF = 4095
 """Never granted here."""
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with domain_below(tmp_path_factory.mktemp("hostile")) as guest:
-        yield guest
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(pattern(SECTORS * 512, 1))
-    return path
 
 
 @pytest.fixture(params=[True, False], ids=["persistent", "transient"])
@@ -233,23 +218,12 @@ def test_an_event_storm_costs_little_and_others_are_served(
         connected(guest, image) as bystander,
         connected(guest, image, notifications=Notifications(backend=notification)) as front,
     ):
-        over = threading.Event()
-
-        def storm() -> None:
-            while not over.is_set():
-                guest.end.events.send(front.port)
-
-        thread = threading.Thread(target=storm)
-        thread.start()
-        try:
+        with repeating(lambda: guest.end.events.send(front.port)):
             started, before = time.monotonic(), processor_seconds(guest.backend.pid)
             time.sleep(1.0)
             used = processor_seconds(guest.backend.pid) - before
             assert used < 0.2 * (time.monotonic() - started)
             assert bystander.read(0, 1) == pattern(4096, 1)
-        finally:
-            over.set()
-            thread.join()
         assert front.read(0, 1) == pattern(4096, 1)
 
 

@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.backend.block import KEPT_PER_SLOT
 from harness.bus.xenbus import XenbusState
-from harness.hypervisor.layout import FRAME_SIZE
 from harness.ring.blkif import Operation, Status
-from tests.unit.backend_guest import Guest, domain_below, pattern
-from tests.unit.blockfront import BlockFront, RingFront, attached, connected
+from tests.unit.backend_guest import Guest, pattern
+from tests.unit.blockfront import SECTORS, BlockFront, RingFront, attached, connected
 
-SECTORS = 4096
 READ, WRITE, FLUSH, BARRIER = Operation.READ, Operation.WRITE, Operation.FLUSH_DISKCACHE, Operation.WRITE_BARRIER
 OKAY = Status.OKAY
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with domain_below(tmp_path_factory.mktemp("life")) as guest:
-        yield guest
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(pattern(SECTORS * 512, 1))
-    return path
-
-
-def mapped(guest: Guest) -> int:
-    """Grants that Domain 0 has mapped, as the guest sees it."""
-    status = guest.end.layout.status_frame
-    return sum(map(bool, bytes(guest.end.memory[status * FRAME_SIZE : (status + 4) * FRAME_SIZE])))
 
 
 @pytest.mark.parametrize(("queues", "order", "persistent"), [(1, 0, True), (3, 1, True), (2, 0, False)])
@@ -45,12 +23,12 @@ def test_a_new_backend_begins_with_new_rings(
 ) -> None:
     with connected(guest, image, queues=queues, order=order, persistent=persistent) as front:
         assert front.read(8, 2) == pattern(SECTORS * 512, 1)[4096:12288]
-        before = mapped(guest)
+        before = guest.mapped()
         # What its predecessor left behind makes no sense at all.
         front.page[:64] = b"\xee" * 64
         guest.replace_backend()
         guest.wait_for_backend(front.device, XenbusState.INIT_WAIT)
-        assert mapped(guest) < before
+        assert guest.mapped() < before
         # Everything can be taken back, and the ports wait for a new binding.
         for queue in front.queues:
             queue.close()
@@ -106,12 +84,12 @@ def test_more_persistent_grants_than_are_kept(guest: Guest, image: Path) -> None
     """The frontend uses one after the other: the backend keeps a bounded number, and any of them works at any time."""
     with connected(guest, image) as front:
         limit = front.ring.size * 2 * KEPT_PER_SLOT
-        others = mapped(guest)
+        others = guest.mapped()
         frame = guest.frame()
         refs = [guest.grant(frame) for _ in range(limit + 1000)]
         for start in range(0, len(refs), 11):
             segments = [(ref, 0, 7) for ref in refs[start : start + 11]]
             assert front.do(READ, 8, segments) == OKAY
-            assert mapped(guest) - others <= limit
+            assert guest.mapped() - others <= limit
         assert front.do(READ, 8, [(refs[0], 0, 7), (refs[-1], 0, 7), (refs[0], 0, 7)]) == OKAY
     assert all(guest.end.table.end_access(ref) for ref in refs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,25 +11,11 @@ from harness.bus.features import BlockFeatures
 from harness.bus.xenbus import XenbusState
 from harness.ring.blkif import ABIS, SEGMENT, X86_32, Abi, Operation, Status
 from harness.ring.ring import REQ_PROD
-from tests.unit.backend_guest import Guest, domain_below, pattern
-from tests.unit.blockfront import BlockFront, attached, connected
+from tests.unit.backend_guest import Guest, pattern
+from tests.unit.blockfront import SECTORS, BlockFront, attached, connected
 
-SECTORS = 4096
 READ, WRITE = Operation.READ, Operation.WRITE
 OKAY, ERROR = Status.OKAY, Status.ERROR
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with domain_below(tmp_path_factory.mktemp("rings")) as guest:
-        yield guest
-
-
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    path = tmp_path / "disk.img"
-    path.write_bytes(pattern(SECTORS * 512, 1))
-    return path
 
 
 @pytest.mark.parametrize("abi", ABIS.values(), ids=lambda abi: abi.name)

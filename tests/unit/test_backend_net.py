@@ -18,10 +18,10 @@ from harness.backend.tap import (
 from harness.bus import toolstack
 from harness.bus.xenbus import XenbusState
 from harness.ring.netif import GSO_TYPE_TCPV4, RxFlags, Status, TxFlags
-from tests.unit.backend_guest import DOMID, Guest, domain_below
+from tests.unit.backend_guest import DOMID, Guest
 from tests.unit.net_packets import MAC, PEER_MAC, checksum, ethernet, ipv4, pseudo_header, tcp_packet
 from tests.unit.netfront import FRAMES, OFFLOADS, NetFront, connected
-from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
+from tests.unit.netpeer import Peer, needs_tap, plugged_in
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 CSUM = TxFlags.CSUM_BLANK | TxFlags.DATA_VALIDATED
@@ -29,18 +29,6 @@ MSS = 1448
 BULK = bytes(index * 7 % 251 for index in range(30_000))
 
 pytestmark = needs_tap
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with domain_below(tmp_path_factory.mktemp("net")) as guest:
-        yield guest
-
-
-@pytest.fixture(scope="module")
-def network(guest: Guest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NetworkClient]:
-    with private_network() as network:
-        yield network
 
 
 @pytest.fixture(params=[True, False], ids=["offload", "plain"])

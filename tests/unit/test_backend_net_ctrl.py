@@ -16,11 +16,11 @@ from harness.ring import netif
 from harness.ring.netif import CtrlStatus, CtrlType, HashAlgorithm, HashType
 from harness.ring.ring import REQ_PROD, ring_size
 from tests.unit.abi import Structure, ask
-from tests.unit.backend_guest import Guest, domain_below, wait_until
+from tests.unit.backend_guest import Guest, wait_until
 from tests.unit.net_packets import MAC, PEER_MAC, ethernet, ipv4, tcp
 from tests.unit.netctrl import Control, controlled
 from tests.unit.netfront import FRAMES, NOT_GRANTED, NetFront, connected
-from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
+from tests.unit.netpeer import Peer, needs_tap
 
 SUCCESS, UNSUPPORTED, INVALID, OVERFLOW = CtrlStatus
 KEY = bytes.fromhex("6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa")
@@ -133,18 +133,6 @@ def test_whatever_comes_goes_to_a_queue_that_exists(tail: bytes, begin: bytes) -
 
 
 # ---- the ring ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with domain_below(tmp_path_factory.mktemp("ctrl")) as guest:
-        yield guest
-
-
-@pytest.fixture(scope="module")
-def peer(guest: Guest) -> Iterator[Peer]:
-    with private_network() as network, plugged_in(network) as peer:
-        yield peer
 
 
 @pytest.fixture

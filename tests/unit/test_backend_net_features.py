@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +12,7 @@ from harness.backend.tap import VNET_F_NEEDS_CSUM, VNET_GSO_TCPV4, VNET_GSO_TCPV
 from harness.bus.features import NetFeatures, Notification
 from harness.bus.xenbus import XenbusState
 from harness.ring.netif import RxFlags, Status
-from tests.unit.backend_guest import Guest, domain_below
+from tests.unit.backend_guest import Guest
 from tests.unit.net_packets import (
     MAC,
     PEER_MAC,
@@ -25,7 +24,7 @@ from tests.unit.net_packets import (
     tcp_packet,
 )
 from tests.unit.netfront import FRAMES, OFFLOADS, card, connected
-from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
+from tests.unit.netpeer import Peer, needs_tap, plugged_in
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 BLANK = RxFlags.CSUM_BLANK | RxFlags.DATA_VALIDATED
@@ -34,24 +33,6 @@ BULK = bytes(index * 7 % 251 for index in range(20_000))
 BROADCAST = b"\xff" * 6
 
 pytestmark = needs_tap
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with domain_below(tmp_path_factory.mktemp("features")) as guest:
-        yield guest
-
-
-@pytest.fixture(scope="module")
-def network(guest: Guest) -> Iterator[NetworkClient]:
-    with private_network() as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def peer(network: NetworkClient) -> Iterator[Peer]:
-    with plugged_in(network) as peer:
-        yield peer
 
 
 def incoming(payload: bytes, target: bytes = MAC) -> bytes:

@@ -14,7 +14,7 @@ from harness.ring.netif import Status
 from tests.unit.backend_guest import DOMID, Guest, domain_below, wait_until
 from tests.unit.net_packets import MAC, PEER_MAC, ethernet
 from tests.unit.netfront import FRAMES, OFFLOADS, NetFront, card, connected
-from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
+from tests.unit.netpeer import Peer, needs_tap
 
 OKAY = Status.OKAY
 
@@ -25,18 +25,6 @@ pytestmark = needs_tap
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     with domain_below(tmp_path_factory.mktemp("life"), module="tests.unit.impatient_backend") as guest:
         yield guest
-
-
-@pytest.fixture(scope="module")
-def network(guest: Guest) -> Iterator[NetworkClient]:
-    with private_network() as network:
-        yield network
-
-
-@pytest.fixture(scope="module")
-def peer(network: NetworkClient) -> Iterator[Peer]:
-    with plugged_in(network) as peer:
-        yield peer
 
 
 def incoming(payload: bytes) -> bytes:

@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-
-import pytest
 
 from harness.backend.net_multicast import MAX_ADDRESSES
 from harness.bus.features import NetFeatures
 from harness.ring.netif import EXTRA_FLAG_MORE, ExtraType, Status, TxFlags
-from tests.unit.backend_guest import Guest, domain_below
+from tests.unit.backend_guest import Guest
 from tests.unit.net_packets import MAC, PEER_MAC, ethernet
 from tests.unit.netfront import FRAMES, OFFLOADS, NetFront, connected
-from tests.unit.netpeer import Peer, needs_tap, plugged_in, private_network
+from tests.unit.netpeer import Peer, needs_tap
 
 OKAY, ERROR, NULL = Status.OKAY, Status.ERROR, Status.NULL
 BROADCAST = b"\xff" * 6
 GROUP = bytes.fromhex("01005e000001")
 
 pytestmark = needs_tap
-
-
-@pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
-    with domain_below(tmp_path_factory.mktemp("multicast")) as guest:
-        yield guest
-
-
-@pytest.fixture(scope="module")
-def peer(guest: Guest) -> Iterator[Peer]:
-    with private_network() as network, plugged_in(network) as peer:
-        yield peer
 
 
 def incoming(payload: bytes, target: bytes = MAC) -> bytes:

@@ -115,11 +115,18 @@ def test_errors_of_the_image_are_the_guests_to_handle(disk: MachineDisk) -> None
     assert (device["rerror"], device["werror"]) == ("report", "report")
 
 
+@pytest.mark.parametrize("inline", [False, True])
+def test_inline_io_takes_both_ends(inline: bool) -> None:
+    argv = command_line(replace(BARE, disks=(MachineDisk("virtio", "vda", Path("/v"), inline=inline),)), 12)
+    asynchronous = json.loads(values(argv, "-blockdev")[0])["file"]["aio"] == "io_uring"
+    assert (asynchronous, devices(argv)[-1]["ioeventfd"]) == (inline, not inline)
+
+
 @pytest.mark.parametrize(("block_device", "driver"), [(False, "file"), (True, "host_device")])
 def test_files_and_block_devices_have_drivers_of_their_own(block_device: bool, driver: str) -> None:
     disk = MachineDisk("ide", "hda", Path("/d"), block_device=block_device)
     image = json.loads(values(command_line(replace(BARE, disks=(disk,)), 12), "-blockdev")[0])
-    assert image["file"] == {"driver": driver, "filename": "/d", "locking": "off"}
+    assert image["file"] == {"driver": driver, "filename": "/d", "locking": "off", "aio": "threads"}
 
 
 def test_virtio_disks_are_on_the_bus_in_the_order_of_their_letters() -> None:

@@ -84,6 +84,7 @@ def test_defaults(tmp_path: Path) -> None:
 # Each: the text, the line at fault, the key at fault, words that must be in the message.
 HVM = "kind: hvm\n"
 DISK = "kind: hvm\ndisks:\n  - {target: hda, model: ide, %s}\n"
+VIRTIO = "kind: hvm\ndisks:\n  - {target: vda, model: virtio, size: 1MiB, %s}\n"
 WRONG = [
     pytest.param("", None, None, "empty", id="empty"),
     pytest.param("name: x\n", 1, None, "'kind' is missing", id="no kind"),
@@ -116,6 +117,8 @@ WRONG = [
     pytest.param(DISK % "size: 0", 3, "disks[0].size", "512 bytes to 16TiB", id="empty disk"),
     pytest.param(DISK % "size: 1GiB, readonly: yes", 3, "disks[0].readonly", "one of true, false", id="yes"),
     pytest.param(DISK % "size: 1GiB, readonly: true", 3, "disks[0].readonly", "cannot be read-only", id="ide ro"),
+    pytest.param(DISK % "size: 1GiB, io: inline", 3, "disks[0].io", "disks of model virtio", id="inline ide"),
+    pytest.param(VIRTIO % "io: inlin", 3, "disks[0].io", "did you mean 'inline'", id="mistyped io"),
     pytest.param(DISK % "path: nowhere.img", 3, "disks[0].path", "No such file", id="missing image"),
     pytest.param(DISK % 'path: "a\\0b"', 3, "disks[0].path", "NUL", id="nul in path"),
     pytest.param(DISK % "path: .", 3, "disks[0].path", "neither a file nor a block device", id="directory"),

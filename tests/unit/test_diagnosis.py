@@ -16,7 +16,7 @@ from harness.domain.diagnosis import Finding, examine
 from harness.host.errors import HostError
 from harness.image import build as images
 from harness.machine import accelerator, memory
-from harness.machine.accelerator import Verdict
+from harness.machine.probe import Verdict
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@
 #include <xen/interface/io/blkif.h>
 #include "link_ring.h"
 #include "pvback.h"
+#include "ring_counts.h"
 
 #define BLKBACK_MAX_ORDER	4	/* 16 pages, 512 requests */
 #define BLKBACK_MAX_RINGS	8
@@ -62,15 +63,6 @@ struct blkback_segment {
 	u8 first, nr;			/* sectors of the frame */
 };
 
-struct blkback_counts {
-	u64 requests;			/* taken out of the ring */
-	u64 doorbells;			/* we rang */
-	u64 interrupts;			/* of the frontend's event channel */
-	u64 polls_found;		/* an idle CPU found requests */
-	u64 spins;			/* looks before going to sleep, ... */
-	u64 spins_in_vain;		/* ... without a request */
-};
-
 struct blkback_ring {
 	struct blkback *bb;
 	u32 index;
@@ -101,7 +93,7 @@ struct blkback_ring {
 	struct list_head lru;
 	u32 nr_kept, max_kept;
 
-	struct blkback_counts counts;
+	struct ring_counts counts;
 };
 
 struct blkback {

@@ -7,29 +7,6 @@
 #include <linux/sysfs.h>
 #include "blkback.h"
 
-static int show_ring(const struct blkback_ring *ring, char *buf, int at)
-{
-	const struct blkback_counts *c = &ring->counts;
-	const struct {
-		const char *name;
-		u64 value;
-	} rows[] = {
-		{ "requests", c->requests },
-		{ "doorbells", c->doorbells },
-		{ "interrupts", c->interrupts },
-		{ "polls-found", c->polls_found },
-		{ "spins", c->spins },
-		{ "spins-in-vain", c->spins_in_vain },
-		{ "grants-kept", READ_ONCE(ring->nr_kept) },
-	};
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(rows); i++)
-		at += sysfs_emit_at(buf, at, "queue-%u/%s %llu\n", ring->index,
-				    rows[i].name, rows[i].value);
-	return at;
-}
-
 static ssize_t statistics_show(struct device *dev,
 			       struct device_attribute *attr, char *buf)
 {
@@ -37,8 +14,13 @@ static ssize_t statistics_show(struct device *dev,
 	u32 i, nr = READ_ONCE(bb->nr_rings);
 	int at = 0;
 
-	for (i = 0; i < nr; i++)
-		at = show_ring(&bb->rings[i], buf, at);
+	for (i = 0; i < nr; i++) {
+		const struct blkback_ring *ring = &bb->rings[i];
+
+		at = ring_counts_emit(&ring->counts, i, buf, at);
+		at += sysfs_emit_at(buf, at, "queue-%u/grants-kept %u\n", i,
+				    READ_ONCE(ring->nr_kept));
+	}
 	return at;
 }
 static DEVICE_ATTR_RO(statistics);

@@ -15,6 +15,7 @@
 #include <xen/interface/io/blkif.h>
 #include "link_ring.h"
 #include "pvbus.h"
+#include "ring_counts.h"
 
 #define PVBLK_MAX_ORDER		4	/* 16 pages, 512 requests */
 #define PVBLK_MAX_DEFAULT_RINGS	8
@@ -73,15 +74,6 @@ struct pvblk_request {
 	blk_status_t status;
 };
 
-struct pvblk_counts {
-	u64 requests;		/* put into the ring */
-	u64 doorbells;		/* we rang */
-	u64 interrupts;		/* of the backend's event channel */
-	u64 polls_found;	/* responses there before any event */
-	u64 spins;		/* waits at submission, ... */
-	u64 spins_in_vain;	/* ... without a response */
-};
-
 struct pvblk_ring {
 	struct pvblk *info;
 	u32 index;
@@ -118,7 +110,7 @@ struct pvblk_ring {
 	bool spun;
 	u32 idle_spins;
 	u32 skip_spins;
-	struct pvblk_counts counts;
+	struct ring_counts counts;
 };
 
 struct pvblk {

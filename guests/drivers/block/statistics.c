@@ -7,28 +7,6 @@
 #include <linux/sysfs.h>
 #include "pvblk.h"
 
-static int show_ring(const struct pvblk_ring *ring, char *buf, int at)
-{
-	const struct pvblk_counts *c = &ring->counts;
-	const struct {
-		const char *name;
-		u64 value;
-	} rows[] = {
-		{ "requests", c->requests },
-		{ "doorbells", c->doorbells },
-		{ "interrupts", c->interrupts },
-		{ "polls-found", c->polls_found },
-		{ "spins", c->spins },
-		{ "spins-in-vain", c->spins_in_vain },
-	};
-	int i;
-
-	for (i = 0; i < ARRAY_SIZE(rows); i++)
-		at += sysfs_emit_at(buf, at, "queue-%u/%s %llu\n", ring->index,
-				    rows[i].name, rows[i].value);
-	return at;
-}
-
 static ssize_t statistics_show(struct device *dev,
 			       struct device_attribute *attr, char *buf)
 {
@@ -37,7 +15,7 @@ static ssize_t statistics_show(struct device *dev,
 	int at = 0;
 
 	for (i = 0; i < nr; i++)
-		at = show_ring(&info->rings[i], buf, at);
+		at = ring_counts_emit(&info->rings[i].counts, i, buf, at);
 	return at;
 }
 static DEVICE_ATTR_RO(statistics);

@@ -11,6 +11,8 @@
 #include "link.h"
 #include "pvbus.h"
 
+#define IVSHMEM_BAR_MEMORY	2
+
 struct link_vector;
 
 /* Event channels: this end's ports, and what to do when they get pending. */
@@ -173,9 +175,28 @@ static inline struct bus_link *link_of_store(const struct bus_link *bl)
 	return to_bus_link(bl->store->link);
 }
 
-/* Links, by link.c: under links_lock. */
+/* All links, under links_lock. */
 extern struct mutex links_lock;
 extern struct list_head links;
+
+void list_link(struct bus_link *bl);
+void unlist_link(struct bus_link *bl);
+
+/*
+ * Use the store of the first link. From now on, and for as long as both devices
+ * are there, the driver core brings this one up after that one, and takes this
+ * one down first. -EPROBE_DEFER: there is none, so far.
+ */
+int borrow_store(struct bus_link *bl);
+
+/* Copy link info once; only the copy is looked at, except for what may change. */
+int link_read_info(struct bus_link *bl);
+
+/* Where store and console are, if there are any; with the region mapped. */
+int link_read_start_info(struct bus_link *bl);
+
+/* The fixed areas of the region must lie below the first free frame. */
+int link_check_layout(struct bus_link *bl);
 
 /* Is this link where the toolstack plugs such a one in? */
 int identity_check_slot(const struct bus_link *bl);
@@ -254,14 +275,14 @@ void store_watch_event(struct store *store, const char *body, u32 len);
 /* Drop a call that is due; wait for one that runs, unless we are in it. */
 void cancel_watch(struct pvbus_watch *watch);
 
-int devices_start(struct bus_link *bl);
-void devices_stop(struct bus_link *bl);
+int discovery_start(struct bus_link *bl);
+void discovery_stop(struct bus_link *bl);
 
 /* The link is on the list: see who is there, and look for its devices. */
-void devices_look(struct bus_link *bl);
+void discovery_look(struct bus_link *bl);
 
 /* A link without a store is off the list: remove its devices. */
-void devices_leave(struct bus_link *bl);
+void discovery_leave(struct bus_link *bl);
 
 /* What the first console alone has not: an other end that XenStore tells of. */
 static inline bool is_first_console(const struct pvbus_device *dev)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The memory of a link: where it lies, how it is mapped, and the struct pages
- * that let the rest of the kernel hold a frame of it.
+ * The memory of a link: where it lies, how it is mapped and copied, and the struct
+ * pages that let the rest of the kernel hold a frame of it.
  */
 #include <linux/delay.h>
 #include <linux/export.h>
@@ -10,10 +10,37 @@
 #include <linux/slab.h>
 #include "bus.h"
 
-#define IVSHMEM_BAR_MEMORY	2
-
 /* What network buffers and the like may take to be read by somebody. */
 #define RETURN_SECONDS		5
+
+void link_copy(void *dst, const void *src, size_t n)
+{
+	u64 *d = dst;
+	const u64 *s = src;
+
+	for (; n >= 64; n -= 64, d += 8, s += 8) {
+		u64 a = READ_ONCE(s[0]), b = READ_ONCE(s[1]);
+		u64 c = READ_ONCE(s[2]), e = READ_ONCE(s[3]);
+
+		WRITE_ONCE(d[0], a);
+		WRITE_ONCE(d[1], b);
+		WRITE_ONCE(d[2], c);
+		WRITE_ONCE(d[3], e);
+		a = READ_ONCE(s[4]);
+		b = READ_ONCE(s[5]);
+		c = READ_ONCE(s[6]);
+		e = READ_ONCE(s[7]);
+		WRITE_ONCE(d[4], a);
+		WRITE_ONCE(d[5], b);
+		WRITE_ONCE(d[6], c);
+		WRITE_ONCE(d[7], e);
+	}
+	for (; n >= 8; n -= 8)
+		*d++ = *s++;
+	if (n)
+		memcpy(d, s, n);
+}
+EXPORT_SYMBOL_GPL(link_copy);
 
 struct page *link_frame_page(struct link *link, u32 frame)
 {

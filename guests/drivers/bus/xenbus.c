@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The bus: drivers on one side, devices that XenStore announces on the other;
- * how they meet and part. devices.c has how devices are found.
+ * how they meet and part. scan.c has how devices are found.
  */
 #include <linux/export.h>
 #include <linux/string.h>

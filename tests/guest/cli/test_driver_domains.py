@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +15,9 @@ from typing import Any
 import pytest
 
 from harness.host.directories import GUESTS
+from tests.guest.cli.commands import HARNESS
 from tests.leftovers import leftovers
 
-HARNESS = (sys.executable, "-m", "harness.cli.main")
 SECONDS = 180.0
 DRIVER, GUEST = (str(GUESTS / f"{name}.yaml") for name in ("driver", "pv-driver"))
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
