@@ -80,15 +80,14 @@ class Guest(Protocol):
 class _Prepared:
     """A disk that a client has been given.
 
-    :param path: as the client calls it.
-    :param device: the block device that it is.
+    :param path: under which it was asked for.
+    :param loop: the loop device that a file was put on.
     """
 
+    path: str
     identity: str
     readonly: bool
     loop: str | None
-    path: str
-    device: str
 
 
 @dataclass(eq=False)
@@ -299,7 +298,7 @@ class Serving:
             device, _, number = answer.strip().partition(" ")
             loop = device
         major, minor = (int(part, 16) for part in number.split(":"))
-        client.disks[request.get("devid", int)] = _Prepared(identity, readonly, loop, path, device)
+        client.disks[request.get("devid", int)] = _Prepared(path, identity, readonly, loop)
         return {"device": device, "major": major, "minor": minor}
 
     def _require_free(self, path: str, identity: str, *, readonly: bool) -> None:
@@ -316,7 +315,7 @@ class Serving:
         prepared = client.disks.get(request.get("devid", int))
         if prepared is None:
             raise UsageError(f"domain {client.name} has no such disk of driver domain {self._name}")
-        identity = parse_identity(self._run(["sh", "-c", SETTLE, "sh", prepared.path, prepared.device]))
+        identity = parse_identity(self._run(["sh", "-c", SETTLE, "sh", prepared.path, prepared.loop or prepared.path]))
         return asdict(identity)
 
     def _release_disk(self, client: _Client, request: Message) -> dict[str, object]:
