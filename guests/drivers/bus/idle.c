@@ -31,9 +31,14 @@
 
 #define POLLING_CPU	0
 
-/* Microseconds to look without finding anything. */
-#define WINDOW_MAX	200
-#define WINDOW_START	100
+/*
+ * Microseconds to look without finding anything, at most. In Domain 0 a process
+ * answers. Another guest has to be awake for that, and to ask its own devices: who
+ * gives up before that makes the other one give up, too, and then each waits for
+ * the other's interrupts.
+ */
+#define WINDOW_PROCESS	200
+#define WINDOW_GUEST	800
 #define WINDOW_MIN	10
 
 /* One visit takes no longer: the idle loop has things to do, too. */
@@ -128,17 +133,18 @@ static void begin(struct link_poller *p, u64 now)
 	if (!READ_ONCE(p->expecting) || p->notification == LINK_EVENT)
 		return;
 	if (p->notification == LINK_POLL) {
-		p->window = WINDOW_MAX;
+		p->window = p->longest;
 	} else if (!p->window) {
 		if (p->skip) {
 			p->skip--;
 			return;
 		}
-		p->window = WINDOW_START;
+		p->window = p->longest / 2;
 	}
 	p->looking = true;
 	p->since = now;
-	p->until = now + cycles_of(p->window);
+	p->found_at = now;
+	p->until = now + cycles_of(p->window) - p->spent;
 	WRITE_ONCE(p->active, true);
 	quieten(p);
 }
@@ -147,8 +153,10 @@ static void found(struct link_poller *p, u64 now)
 {
 	trace_link_poll(p->name, true);
 	p->found++;
-	p->window = min(2 * p->window, (u32)WINDOW_MAX);
+	p->window = min(2 * p->window, p->longest);
 	p->backoff = 0;
+	p->spent = 0;
+	p->found_at = now;
 	p->until = now + cycles_of(p->window);
 	WRITE_ONCE(p->active, true);
 }
@@ -157,6 +165,7 @@ static void in_vain(struct link_poller *p)
 {
 	trace_link_poll(p->name, false);
 	p->in_vain++;
+	p->spent = 0;
 	if (p->notification == LINK_POLL)
 		return;
 	WRITE_ONCE(p->expecting, false);
@@ -172,6 +181,7 @@ static void stop_looking(struct link_poller *p, u64 now)
 {
 	p->looking = false;
 	p->cycles += now - p->since;
+	p->spent += now - p->found_at;
 }
 
 /* ---- looking ----------------------------------------------------------- */
@@ -207,8 +217,8 @@ static bool look(u64 now, bool *worked)
 			if (!READ_ONCE(p->expecting))
 				stop_looking(p, now);
 		} else if ((s64)(now - p->until) > 0) {
-			in_vain(p);
 			stop_looking(p, now);
+			in_vain(p);
 		}
 	}
 	return looked;
@@ -315,7 +325,10 @@ void link_poller_add(struct link_poller *p)
 	p->expecting = false;
 	p->is_quiet = false;
 	p->looking = false;
-	p->window = WINDOW_START;
+	p->longest = link_has_store(to_bus_link(p->link)) ? WINDOW_PROCESS :
+							    WINDOW_GUEST;
+	p->window = p->longest / 2;
+	p->spent = 0;
 	p->backoff = 0;
 	p->skip = 0;
 	mutex_lock(&pollers_lock);

@@ -183,9 +183,10 @@ struct link_poller {
 	/* private */
 	struct list_head list;
 	bool expecting, active, is_quiet, looking;
-	u32 window;		/* microseconds to look; 0: try now and then */
+	u32 window, longest;	/* microseconds to look; 0: try now and then */
 	u32 backoff, skip;
 	u64 since, until;	/* cycles */
+	u64 found_at, spent;	/* cycles of looking since then, in all visits */
 };
 
 /* Process context. After remove() has returned, no callback runs any more. */

@@ -244,8 +244,13 @@ int netback_poll(struct napi_struct *napi, int budget)
 		if (q->tx.stats.bytes - bytes > NETBACK_BULK)
 			link_poller_looks(&q->poller);
 	} while (done < budget && !q->vif->broken && netback_wish_tx(q));
+	/* Of a conversation, the next word is the other's; what brings it here
+	 * needs the host's processor that looking for the guest's would take.
+	 */
 	if (done)
-		link_poller_expect(&q->poller, true);
+		link_poller_expect(&q->poller,
+				   q->vif->notification == LINK_POLL ||
+				   q->tx.stats.bytes - bytes > NETBACK_BULK);
 	if (done < budget)
 		napi_complete_done(napi, done);
 	return done;

@@ -142,7 +142,6 @@ static void netback_rx_push(struct netback_queue *q)
 		rx->stats.doorbells++;
 		link_notify(q->vif->link, rx->port);
 	}
-	link_poller_expect(&q->poller, true);
 }
 
 /* ---- a guest that offers no frames ------------------------------------- */
@@ -289,8 +288,11 @@ netdev_tx_t netback_start_xmit(struct sk_buff *skb, struct net_device *netdev)
 		netback_rx_hold(q, skb);
 		netback_rx_retry(q);
 	}
+	/* A transfer goes on by itself, and its acknowledgements are seen then. */
 	if (bulk)
 		link_poller_looks(&q->poller);
+	else
+		link_poller_expect(&q->poller, true);
 	netback_glance(q);
 	return NETDEV_TX_OK;
 
