@@ -30,8 +30,12 @@ UNPLUG_SECONDS = 20.0
 
 GONE, BACK = "gone", "back"
 
-# Prints what is at a path: its kind, and the number by which it is the same under any other path.
+# Prints what is at a path: its kind, and the number by which it is the same under any other path. A logical volume is
+# there when somebody has wanted it since the domain has started.
 IDENTIFY = """
+case "$1" in
+/dev/*/*) [ -e "$1" ] || lvchange --activate y "$1" >/dev/null 2>&1 ;;
+esac
 if [ -b "$1" ]; then exec stat -L -c 'device %t:%T' "$1"; fi
 if [ -f "$1" ]; then exec stat -L -c 'file %d:%i' "$1"; fi
 echo "there is no block device or file $1" >&2
