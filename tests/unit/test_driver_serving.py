@@ -18,7 +18,7 @@ from harness.domain import driver, records
 from harness.domain.definition import Definition, Network
 from harness.domain.driver import DriverDomain
 from harness.domain.records import Claim
-from harness.domain.serving import Serving
+from harness.domain.serving import ATTACH_LOOP, Serving
 from harness.guest.completed import Completed
 from harness.host.errors import GuestError, HostError, UsageError
 
@@ -47,10 +47,10 @@ class PlayedGuest:
             self.done.put(" ".join(argv))
             return Completed(tuple(argv), 0, None, b"", b"")
         path = argv[4]
-        if "losetup" in argv[2]:
+        if argv[2] == ATTACH_LOOP:
             return Completed(tuple(argv), 0, None, b"/dev/loop3 7:3\n", b"")
         if path in FILES:
-            return Completed(tuple(argv), 0, None, f"{FILES[path]}\n".encode(), b"")
+            return Completed(tuple(argv), 0, None, f"wanted {FILES[path]}\n".encode(), b"")
         return Completed(tuple(argv), 1, None, b"", f"there is no block device or file {path}\n".encode())
 
     def next(self) -> str:
