@@ -20,6 +20,7 @@ from harness.domain import messages
 from harness.domain.identity import parse_identity
 from harness.domain.messages import Message
 from harness.domain.networks import BRIDGE
+from harness.domain.storage import SURVEY, Survey
 from harness.guest.completed import Completed
 from harness.host.errors import GuestError, HarnessError, UsageError
 from harness.host.interruption import cut
@@ -30,14 +31,6 @@ UNPLUG_SECONDS = 20.0
 """What the guest gets to let go of a link; with it, backends let go of a domain that has gone."""
 
 GONE, BACK = "gone", "back"
-
-# Prints what is at a path: its kind, and the number by which it is the same under any other path.
-IDENTIFY = """
-if [ -b "$1" ]; then exec stat -L -c 'device %t:%T' "$1"; fi
-if [ -f "$1" ]; then exec stat -L -c 'file %d:%i' "$1"; fi
-echo "there is no block device or file $1" >&2
-exit 1
-"""
 
 # Puts a file on a loop device, and prints the device with its number.
 ATTACH_LOOP = """
@@ -81,6 +74,7 @@ class _Prepared:
     """A disk that a client has been given.
 
     :param path: under which it was asked for.
+    :param identity: see :attr:`Survey.identity`.
     :param loop: the loop device that a file was put on.
     """
 
@@ -289,27 +283,34 @@ class Serving:
         path, readonly = request.get("path", str), request.get("readonly", bool)
         # What the client had under this number it gives back, but to nobody else in between.
         self._release_disk(client, request)
-        identity = self._run(["sh", "-c", IDENTIFY, "sh", path]).strip()
-        self._require_free(path, identity, readonly=readonly)
-        kind, _, number = identity.partition(" ")
-        device, loop = path, None
-        if kind == "file":
-            answer = self._run(["sh", "-c", ATTACH_LOOP, "sh", path, "-r" if readonly else ""])
-            device, _, number = answer.strip().partition(" ")
-            loop = device
-        major, minor = (int(part, 16) for part in number.split(":"))
-        client.disks[request.get("devid", int)] = _Prepared(path, identity, readonly, loop)
-        return {"device": device, "major": major, "minor": minor}
+        survey = Survey.parse(self._name, path, self._run(["sh", "-c", SURVEY, "sh", path]))
+        self._require_free(survey, readonly=readonly)
+        device, number, loop = path, survey.device, None
+        if number is None:
+            loop, number = self._attach_loop(path, readonly=readonly)
+            device = loop
+        client.disks[request.get("devid", int)] = _Prepared(path, survey.identity, readonly, loop)
+        return {"device": device, "major": number[0], "minor": number[1]}
 
-    def _require_free(self, path: str, identity: str, *, readonly: bool) -> None:
+    def _attach_loop(self, path: str, *, readonly: bool) -> tuple[str, tuple[int, int]]:
+        """Put a file on a loop device; returns that, and its number."""
+        answer = self._run(["sh", "-c", ATTACH_LOOP, "sh", path, "-r" if readonly else ""])
+        device, _, number = answer.strip().partition(" ")
+        major, minor = (int(part, 16) for part in number.split(":"))
+        return device, (major, minor)
+
+    def _require_free(self, survey: Survey, *, readonly: bool) -> None:
         """Check that nobody else writes to what shall be used, or uses what shall be written to."""
-        for other in self._clients.values():
-            for prepared in other.disks.values():
-                if prepared.identity == identity and not (readonly and prepared.readonly):
-                    raise UsageError(
-                        f"{path} of driver domain {self._name} is in use by domain {other.name}",
-                        hint="use another one, or have readonly: true in both",
-                    )
+        given = [(other, prepared) for other in self._clients.values() for prepared in other.disks.values()]
+        for other, prepared in given:
+            if survey.overlaps(prepared.identity) and not (readonly and prepared.readonly):
+                there = "" if prepared.path == survey.path else f", which has {prepared.path}"
+                raise UsageError(
+                    f"{survey.path} of driver domain {self._name} is in use by domain {other.name}{there}",
+                    hint="use another one, or have readonly: true in both",
+                )
+        ours = {prepared.loop for _, prepared in given if prepared.loop is not None}
+        survey.require_unused(ours, readonly=readonly)
 
     def _identify_disk(self, client: _Client, request: Message) -> dict[str, object]:
         prepared = client.disks.get(request.get("devid", int))

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
+MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 SYS_CACHESTAT = 451
 """The same number on every architecture."""
 
@@ -54,3 +59,16 @@ def unwritten(path: Path) -> Unwritten:
             error = ctypes.get_errno()
             raise OSError(error, os.strerror(error), str(path))
     return Unwritten(answer.dirty, answer.writeback)
+
+
+def require_cachestat(path: Path) -> None:
+    """Skip the test if a file is on no disk, or the host's kernel cannot tell what of it is."""
+    kind = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True).stdout.strip()
+    if kind in MEMORY_FILE_SYSTEMS:
+        pytest.skip(f"{path} is on {kind}, which has no disk: set HARNESS_CACHE to a directory on a disk")
+    try:
+        unwritten(path)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        pytest.skip("the host's kernel has no cachestat, which came with Linux 6.5")

@@ -6,17 +6,14 @@ after each way in which a guest asks for a flush.
 
 from __future__ import annotations
 
-import errno
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from harness.domain.domain import Domain
-from tests.guest.cachestat import CLEAN, unwritten
+from tests.guest.cachestat import CLEAN, require_cachestat, unwritten
 
 ROUNDS = 5
-MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
 
 WRITE = 'dd if=/dev/urandom of="$1" bs=64k count=8 seek=$2 oflag=direct status=none'
 FLUSHES = {
@@ -30,15 +27,7 @@ def image(domain: Domain) -> Path:
     """The file behind the guest's disk."""
     (disk,) = domain.definition.disks
     path = Path(domain.parts.record.scratch[0], f"{disk.target}.img")
-    kind = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True).stdout.strip()
-    if kind in MEMORY_FILE_SYSTEMS:
-        pytest.skip(f"{path} is on {kind}, which has no disk: set HARNESS_CACHE to a directory on a disk")
-    try:
-        unwritten(path)
-    except OSError as error:
-        if error.errno != errno.ENOSYS:
-            raise
-        pytest.skip("the host's kernel has no cachestat, which came with Linux 6.5")
+    require_cachestat(path)
     return path
 
 

@@ -19,7 +19,7 @@ from harness.domain.definition import Definition, Network
 from harness.domain.driver import DriverDomain
 from harness.domain.identity import Identity
 from harness.domain.records import Claim
-from harness.domain.serving import Serving
+from harness.domain.serving import ATTACH_LOOP, Serving
 from harness.guest.completed import Completed
 from harness.host.errors import GuestError, HostError, UsageError
 
@@ -53,10 +53,10 @@ class PlayedGuest:
             self.done.put(f"settle {path} {argv[5]}")
             told = "7 1 1970-01-01 00:00:01.5 +0000" if FILES[path].startswith("file") else f"512 {DIGEST}"
             return Completed(tuple(argv), 0, None, f"{told}\n".encode(), b"")
-        if "losetup" in argv[2]:
+        if argv[2] == ATTACH_LOOP:
             return Completed(tuple(argv), 0, None, b"/dev/loop3 7:3\n", b"")
         if path in FILES:
-            return Completed(tuple(argv), 0, None, f"{FILES[path]}\n".encode(), b"")
+            return Completed(tuple(argv), 0, None, f"wanted {FILES[path]}\n".encode(), b"")
         return Completed(tuple(argv), 1, None, b"", f"there is no block device or file {path}\n".encode())
 
     def next(self) -> str:

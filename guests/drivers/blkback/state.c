@@ -251,6 +251,16 @@ static void hear_complaint(struct blkback *bb)
 	switch_to(bb, XenbusStateClosing);
 }
 
+/*
+ * One that has closed, as it finds us when this module is loaded again, is offered
+ * something when it begins anew: now it is only told that we have closed as well,
+ * and whoever comes next could take the offer for its own before it is withdrawn.
+ */
+static bool frontend_has_closed(struct blkback *bb)
+{
+	return pvbus_read_otherend_state(bb->xbdev) == XenbusStateClosed;
+}
+
 static void advance(struct work_struct *work)
 {
 	struct blkback *bb = container_of(work, struct blkback, work);
@@ -258,7 +268,8 @@ static void advance(struct work_struct *work)
 	if (READ_ONCE(bb->removing) || bb->gone)
 		return;
 	hear_complaint(bb);
-	if (bb->xbdev->state == XenbusStateInitialising)
+	if (bb->xbdev->state == XenbusStateInitialising &&
+	    !frontend_has_closed(bb))
 		begin(bb);
 	if (!bb->gone)
 		resize(bb);

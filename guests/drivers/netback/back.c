@@ -283,7 +283,11 @@ static int netback_probe(struct pvbus_device *dev)
 	err = netback_watch(vif);
 	if (err)
 		goto unregister;
-	err = netback_offer(vif);
+	/* One that has closed is offered something when it begins anew. */
+	if (frontend == XenbusStateClosed)
+		err = pvbus_switch_state(dev, XenbusStateClosed);
+	else
+		err = netback_offer(vif);
 	if (err)
 		goto unwatch;
 	return 0;
