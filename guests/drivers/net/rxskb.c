@@ -7,6 +7,7 @@
 
 #include <linux/etherdevice.h>
 #include <linux/skbuff.h>
+#include "link_skb.h"
 #include "pvnet.h"
 
 /* Packets up to this length are copied to one linear area, in bytes. */
@@ -35,35 +36,6 @@ static struct sk_buff *pvnet_rx_linear(struct pvnet_queue *q,
 	return skb;
 }
 
-/* Append bytes of the link to a packet, in pages. */
-static bool pvnet_rx_append(struct page_frag *frag, struct sk_buff *skb,
-			    const u8 *data, u32 len)
-{
-	while (len) {
-		int nr = skb_shinfo(skb)->nr_frags;
-		u32 n;
-
-		if (!skb_page_frag_refill(min_t(u32, len, PAGE_SIZE), frag,
-					  GFP_ATOMIC | __GFP_NOWARN))
-			return false;
-		n = min(len, frag->size - frag->offset);
-		if (skb_can_coalesce(skb, nr, frag->page, frag->offset)) {
-			skb_coalesce_rx_frag(skb, nr - 1, n, n);
-		} else {
-			if (nr == MAX_SKB_FRAGS)
-				return false;
-			get_page(frag->page);
-			skb_add_rx_frag(skb, nr, frag->page, frag->offset, n,
-					n);
-		}
-		link_copy(page_address(frag->page) + frag->offset, data, n);
-		frag->offset += n;
-		data += n;
-		len -= n;
-	}
-	return true;
-}
-
 /* Put one part, from @skip on, behind what a packet has; copy it if need be. */
 static bool pvnet_rx_add(struct pvnet_queue *q, struct sk_buff *skb,
 			 const struct pvnet_rx_part *part, u32 skip)
@@ -76,7 +48,7 @@ static bool pvnet_rx_add(struct pvnet_queue *q, struct sk_buff *skb,
 		page = pvnet_frame_lend(q->np, &q->rx.frames, part->id);
 	if (!page) {
 		q->rx.stats.copied++;
-		return pvnet_rx_append(&q->rx.frag, skb, data,
+		return link_skb_append(&q->rx.frag, skb, data,
 				       part->len - skip);
 	}
 	skb_add_rx_frag(skb, nr, page, part->offset + skip, part->len - skip,

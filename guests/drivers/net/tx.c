@@ -8,6 +8,7 @@
 
 #include <linux/etherdevice.h>
 #include <linux/skbuff.h>
+#include "link_skb.h"
 #include "pvnet.h"
 #include "trace.h"
 
@@ -122,34 +123,6 @@ static void pvnet_tx_reap(struct pvnet_queue *q)
 
 /* ---- requests ---------------------------------------------------------- */
 
-/* A packet's bytes, piece by piece. */
-struct pvnet_source {
-	struct skb_seq_state seq;
-	const u8 *data;
-	u32 left;		/* at data */
-	u32 done;
-};
-
-static void pvnet_tx_copy(struct pvnet_source *src, u8 *to, u32 len)
-{
-	while (len) {
-		u32 n;
-
-		if (!src->left)
-			src->left = skb_seq_read(src->done, &src->data,
-						 &src->seq);
-		n = min(len, src->left);
-		if (WARN_ON_ONCE(!n))
-			return;
-		link_copy(to, src->data, n);
-		src->data += n;
-		src->left -= n;
-		src->done += n;
-		to += n;
-		len -= n;
-	}
-}
-
 static struct xen_netif_extra_info *pvnet_tx_next_extra(struct pvnet_tx *tx)
 {
 	tx->extras++;
@@ -187,7 +160,7 @@ static u16 pvnet_tx_flags(const struct sk_buff *skb)
 static void pvnet_tx_put(struct pvnet_queue *q, struct sk_buff *skb)
 {
 	struct pvnet_tx *tx = &q->tx;
-	struct pvnet_source src = {};
+	struct link_skb_source src = {};
 	u16 flags = pvnet_tx_flags(skb);
 	u32 offset, len;
 
@@ -200,7 +173,7 @@ static void pvnet_tx_put(struct pvnet_queue *q, struct sk_buff *skb)
 		if (first)
 			trace_pvnet_xmit(q, tx->ring.req_prod_pvt, id, skb->len);
 		len = min_t(u32, skb->len - offset, XEN_PAGE_SIZE);
-		pvnet_tx_copy(&src, tx->pool.addr + id * XEN_PAGE_SIZE, len);
+		link_skb_read(&src, tx->pool.addr + id * XEN_PAGE_SIZE, len);
 		if (offset + len < skb->len)
 			flags |= XEN_NETTXF_more_data;
 		*RING_GET_REQUEST(&tx->ring, tx->ring.req_prod_pvt++) =

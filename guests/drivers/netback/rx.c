@@ -9,6 +9,7 @@
 
 #include <linux/moduleparam.h>
 #include <linux/skbuff.h>
+#include "link_skb.h"
 #include "netback.h"
 
 static unsigned int rx_stall_seconds = 60;
@@ -18,50 +19,19 @@ MODULE_PARM_DESC(rx_stall_seconds,
 
 /* ---- frames ------------------------------------------------------------ */
 
-/* A packet's bytes, piece by piece. */
-struct netback_source {
-	struct skb_seq_state seq;
-	const u8 *data;
-	u32 left;		/* at data */
-	u32 done;
-};
-
-/* Copy the next bytes, or only pass over them when there is nowhere to. */
-static void netback_rx_copy(struct netback_source *src, u8 *to, u32 len)
-{
-	while (len) {
-		u32 n;
-
-		if (!src->left)
-			src->left = skb_seq_read(src->done, &src->data,
-						 &src->seq);
-		n = min(len, src->left);
-		if (WARN_ON_ONCE(!n))
-			return;
-		if (to) {
-			link_copy(to, src->data, n);
-			to += n;
-		}
-		src->data += n;
-		src->left -= n;
-		src->done += n;
-		len -= n;
-	}
-}
-
 /* Copy to a frame of the guest's. Returns the length, or an error to answer. */
 static s16 netback_rx_fill(struct netback_queue *q, grant_ref_t ref,
-			   struct netback_source *src, u32 len)
+			   struct link_skb_source *src, u32 len)
 {
 	struct link *link = q->vif->link;
 	struct link_map map;
 
 	if (link_map_grant(link, ref, false, &map)) {
-		netback_rx_copy(src, NULL, len);
+		link_skb_read(src, NULL, len);
 		q->rx.stats.errors++;
 		return XEN_NETIF_RSP_ERROR;
 	}
-	netback_rx_copy(src, map.addr, len);
+	link_skb_read(src, map.addr, len);
 	link_unmap_grant(link, &map);
 	return len;
 }
@@ -102,7 +72,7 @@ static void netback_rx_put_gso(struct netback_rx *rx, const struct sk_buff *skb)
 static void netback_rx_put(struct netback_queue *q, struct sk_buff *skb)
 {
 	struct netback_rx *rx = &q->rx;
-	struct netback_source src = {};
+	struct link_skb_source src = {};
 	u16 flags = netback_rx_flags(skb);
 	u32 offset, len;
 

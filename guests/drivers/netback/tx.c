@@ -6,6 +6,7 @@
 
 #include <linux/skbuff.h>
 #include <linux/tcp.h>
+#include "link_skb.h"
 #include "netback.h"
 
 /* Packets up to this length are copied to one linear area, in bytes. */
@@ -17,35 +18,6 @@
 #define NETBACK_TX_BATCH	64
 
 /* ---- bytes ------------------------------------------------------------- */
-
-/* Append bytes to a packet, in pages of ours. */
-static bool netback_tx_append(struct page_frag *frag, struct sk_buff *skb,
-			      const u8 *data, u32 len)
-{
-	while (len) {
-		int nr = skb_shinfo(skb)->nr_frags;
-		u32 n;
-
-		if (!skb_page_frag_refill(min_t(u32, len, PAGE_SIZE), frag,
-					  GFP_ATOMIC | __GFP_NOWARN))
-			return false;
-		n = min(len, frag->size - frag->offset);
-		if (skb_can_coalesce(skb, nr, frag->page, frag->offset)) {
-			skb_coalesce_rx_frag(skb, nr - 1, n, n);
-		} else {
-			if (nr == MAX_SKB_FRAGS)
-				return false;
-			get_page(frag->page);
-			skb_add_rx_frag(skb, nr, frag->page, frag->offset, n,
-					n);
-		}
-		link_copy(page_address(frag->page) + frag->offset, data, n);
-		frag->offset += n;
-		data += n;
-		len -= n;
-	}
-	return true;
-}
 
 /* Copy one part of a packet behind what the sk_buff has, @head to be linear. */
 static bool netback_tx_copy(struct netback_queue *q, struct sk_buff *skb,
@@ -64,8 +36,8 @@ static bool netback_tx_copy(struct netback_queue *q, struct sk_buff *skb,
 	data = map.addr + part->offset;
 	if (linear)
 		link_copy(skb_put(skb, linear), data, linear);
-	copied = netback_tx_append(&q->tx.frag, skb, data + linear,
-				   part->size - linear);
+	copied = link_skb_append(&q->tx.frag, skb, data + linear,
+				 part->size - linear);
 	link_unmap_grant(link, &map);
 	return copied;
 }
