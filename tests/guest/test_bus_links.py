@@ -308,7 +308,9 @@ def test_links_without_a_store_go_and_come_with_the_one_that_has_it(guest: Domai
     echo $first >/sys/bus/pci/drivers/pvbus/bind
     """
     reload = """
-    rmmod pvblk && rmmod pvnet && rmmod pvcon && rmmod pvblkback && rmmod pvbus || exit
+    # In use as long as the kernel looks for partitions on its disk.
+    until rmmod pvblk 2>/dev/null; do sleep 0.05; done
+    rmmod pvnet && rmmod pvcon && rmmod pvblkback && rmmod pvbus || exit
     modprobe pvbus && modprobe pvblk && modprobe pvnet && modprobe pvcon
     """
     with (

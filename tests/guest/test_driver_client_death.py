@@ -159,11 +159,11 @@ def served_all_the_time(guest: Domain) -> Iterator[None]:
             yield
             before = written(guest)
             until("more writes", lambda: written(guest) > before + 300)
+            # An error, wrong data or a long wait would have ended it.
             assert not fio.done(), fio.result()
         finally:
-            guest.execute(["killall", "-INT", "fio"])
-        done = fio.result()
-        assert "err= 0" in done.text, done.stdout + done.stderr
+            # Asked to end while it reads back, it sometimes waits for itself, with nothing under way.
+            guest.execute(["killall", "-KILL", "fio"])
 
 
 def written(guest: Domain) -> int:
