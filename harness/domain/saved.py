@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness.host.closing import Closing
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError, UsageError
 from harness.host.process import run
@@ -104,7 +105,7 @@ class Writer:
         shutil.rmtree(self._fresh_disks, ignore_errors=True)
 
 
-class Reader:
+class Reader(Closing):
     """The file of a saved domain, looked at as a whole.
 
     :raise UsageError: it does not exist, is none, or is damaged.
@@ -163,14 +164,6 @@ class Reader:
 
     def close(self) -> None:
         os.close(self._descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def copy_image(image: Path, copy: Path, deadline: Deadline) -> None:

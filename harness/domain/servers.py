@@ -8,8 +8,6 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from harness.bus.devices import Device
 from harness.bus.toolstack import Storage
@@ -19,6 +17,7 @@ from harness.domain.networks import AttachedNetwork
 from harness.domain.records import Record
 from harness.domain.restoring import Saved, SavedLink
 from harness.domain.served import Server
+from harness.host.closing import Closing
 from harness.host.errors import GuestError, HarnessError, UsageError
 from harness.machine.command_line import MachineLink
 from harness.machine.qemu import QemuProcess
@@ -39,7 +38,7 @@ class _Returning:
     disks: list[tuple[Disk, Storage]]
 
 
-class Served:
+class Served(Closing):
     """All driver domains that serve a domain.
 
     :param record: of the domain; says which of them it waits for.
@@ -205,14 +204,6 @@ class Served:
         with self._turn:
             for server in self._servers.values():
                 server.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _reserve(server: Server, disk: Disk, saved: Saved) -> tuple[Disk, Storage]:
