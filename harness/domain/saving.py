@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,10 +65,13 @@ def save(
                 }
             )
         except BaseException:
-            if parts.paravirtual is not None:
-                parts.paravirtual.backend.resume()
-            parts.served.resume()
-            loop.run(parts.qemu.cont(), Deadline(QMP_SECONDS, f"the end of the pause of domain {definition.name}"))
+            # Each is done, also when the one before fails; the last first.
+            with ExitStack() as undo:
+                pause = Deadline(QMP_SECONDS, f"the end of the pause of domain {definition.name}")
+                undo.callback(lambda: loop.run(parts.qemu.cont(), pause))
+                undo.callback(parts.served.resume)
+                if parts.paravirtual is not None:
+                    undo.callback(parts.paravirtual.backend.resume)
             raise
         parts.served.release()
 

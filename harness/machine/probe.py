@@ -7,9 +7,9 @@ costs its whole time limit.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -109,6 +109,7 @@ def _recall(path: Path, key: str) -> Verdict | None:
 
 
 def _remember(path: Path, key: str, verdict: Verdict) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}")
+    # Two domains that start at once may both have asked.
+    temporary = path.with_suffix(f".{threading.get_native_id()}")
     temporary.write_text(json.dumps({"key": key, **asdict(verdict)}))
     temporary.replace(path)

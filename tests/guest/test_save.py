@@ -88,19 +88,24 @@ def test_work_goes_on_where_it_was(kind: str, request: pytest.FixtureRequest, tm
             assert ssh.run("echo over the network", Deadline(SECONDS, "an answer")).stdout == b"over the network\n"
 
 
+def require_connection_survives(domain: Domain, file: Path) -> None:
+    """Save and restore a domain while somebody is connected with it."""
+    domain.start_service(["nc", "-ll", "-p", str(PORT), "-e", "cat"])
+    domain.execute(["sh", "-c", f"until netstat -ltn | grep -q :{PORT}; do sleep 0.05; done"]).check()
+    with domain.connect(PORT) as connection:
+        exchange(connection, b"before\n")
+        domain.save(file)
+        connection.sendall(b"while it was away\n")
+        with restored(file) as again:
+            exchange(connection, b"after\n", b"while it was away\n")
+            with again.connect(PORT) as another:
+                exchange(another, b"another\n")
+
+
 def test_a_connection_survives(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     with NetworkClient.connect(), Domain(named("pv", request)) as domain:
         domain.start()
-        domain.start_service(["nc", "-ll", "-p", str(PORT), "-e", "cat"])
-        domain.execute(["sh", "-c", f"until netstat -ltn | grep -q :{PORT}; do sleep 0.05; done"]).check()
-        with domain.connect(PORT) as connection:
-            exchange(connection, b"before\n")
-            domain.save(tmp_path / "saved")
-            connection.sendall(b"while it was away\n")
-            with restored(tmp_path / "saved") as again:
-                exchange(connection, b"after\n", b"while it was away\n")
-                with again.connect(PORT) as another:
-                    exchange(another, b"another\n")
+        require_connection_survives(domain, tmp_path / "saved")
 
 
 def exchange(connection: socket.socket, sent: bytes, before: bytes = b"") -> None:

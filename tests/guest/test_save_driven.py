@@ -24,7 +24,7 @@ from tests.guest.driven import (
     until,
 )
 from tests.guest.saved_driven import READ, backends, lasting_driver, make_file_system, mount, served_disk, started
-from tests.guest.test_save import PORT, crashes, exchange, require_done, require_working, restored, work_on
+from tests.guest.test_save import crashes, require_connection_survives, require_done, require_working, restored, work_on
 
 
 def test_work_goes_on_where_it_was(request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -59,16 +59,7 @@ def test_work_goes_on_where_it_was(request: pytest.FixtureRequest, tmp_path: Pat
 def test_a_connection_survives(request: pytest.FixtureRequest, start_domain: StartDomain, tmp_path: Path) -> None:
     driver = start_domain(driver_definition(request, disks=0))
     with NetworkClient.connect(), started(served_definition(request, driver, cards=1)) as domain:
-        domain.start_service(["nc", "-ll", "-p", str(PORT), "-e", "cat"])
-        domain.execute(["sh", "-c", f"until netstat -ltn | grep -q :{PORT}; do sleep 0.05; done"]).check()
-        with domain.connect(PORT) as connection:
-            exchange(connection, b"before\n")
-            domain.save(tmp_path / "saved")
-            connection.sendall(b"while it was away\n")
-            with restored(tmp_path / "saved") as again:
-                exchange(connection, b"after\n", b"while it was away\n")
-                with again.connect(PORT) as another:
-                    exchange(another, b"another\n")
+        require_connection_survives(domain, tmp_path / "saved")
 
 
 def test_what_is_in_a_saved_domains_file_outlives_a_driver_domain_that_is_killed(
