@@ -7,10 +7,13 @@ signal is tied to the thread that starts them, see :mod:`harness.host.process`.
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent import futures
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Generic, TypeVar
 
 from harness.host.deadline import Deadline
@@ -20,6 +23,9 @@ T = TypeVar("T")
 
 CANCEL_SECONDS = 5.0
 """How long an interrupted :func:`run` waits for the clean-up code of what it was running."""
+
+INTERRUPTING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that may have been told to raise KeyboardInterrupt."""
 
 _start_lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -120,8 +126,12 @@ class _Job(Generic[T]):
     A signal may come between any two instructions of the caller, also before it learns that the coroutine was taken in.
     """
 
-    def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+    def __init__(
+        self, work: Coroutine[Any, Any, T], deadline: Deadline | None, running: asyncio.AbstractEventLoop
+    ) -> None:
         self._work = work
+        self._deadline = deadline
+        self._running = running
         self._task: asyncio.Task[T] | None = None
         self._abandoned = False
         self._ended = threading.Event()
@@ -131,23 +141,61 @@ class _Job(Generic[T]):
             raise asyncio.CancelledError
         self._task = asyncio.current_task()
         try:
-            return await self._work
+            return await (self._work if self._deadline is None else bounded(self._work, self._deadline))
         finally:
             self._ended.set()
 
+    def cancel(self) -> None:
+        """From the caller's thread: cancel the coroutine unless it has ended, or has been cancelled already."""
+        if not self._ended.is_set():
+            self._running.call_soon_threadsafe(self._cancel)
+
     def abandon(self) -> None:
         """From the caller's thread: cancel the coroutine unless it has ended, and wait for its clean-up."""
-        if not self._ended.is_set():
-            get().call_soon_threadsafe(self._cancel)
-            self._ended.wait(CANCEL_SECONDS)
+        self.cancel()
+        self._ended.wait(CANCEL_SECONDS)
 
     def _cancel(self) -> None:
+        if self._abandoned:
+            # To cancel again would interrupt the clean-up.
+            return
         self._abandoned = True
         if self._task is None:
             self._work.close()
             self._ended.set()
         else:
             self._task.cancel()
+
+
+@contextmanager
+def _ended_by_signals(job: _Job[Any]) -> Iterator[None]:
+    """Have a signal that raises KeyboardInterrupt cancel the job as well.
+
+    The exception alone is not enough: Python drops one that is raised in a finalizer or a callback of its garbage
+    collector, which may be where this thread is when the signal comes, and what waited would go on waiting.
+    """
+    interrupted = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        interrupted = True
+        job.cancel()
+        signal.default_int_handler(number, frame)
+
+    # Python runs handlers in the main thread, and lets no other set them.
+    here = threading.current_thread() is threading.main_thread()
+    ours = [number for number in INTERRUPTING if here and signal.getsignal(number) is signal.default_int_handler]
+    try:
+        for number in ours:
+            signal.signal(number, handle)
+        yield
+    except futures.CancelledError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number in ours:
+            signal.signal(number, signal.default_int_handler)
 
 
 def run(work: Coroutine[Any, Any, T], deadline: Deadline | None = None) -> T:
@@ -158,9 +206,11 @@ def run(work: Coroutine[Any, Any, T], deadline: Deadline | None = None) -> T:
 
     :raise DeadlineExpired: it did not finish in time and has been cancelled.
     """
-    job = _Job(work if deadline is None else bounded(work, deadline))
+    running = get()
+    job = _Job(work, deadline, running)
     try:
-        return asyncio.run_coroutine_threadsafe(job.run(), get()).result()
+        with _ended_by_signals(job):
+            return asyncio.run_coroutine_threadsafe(job.run(), running).result()
     except BaseException:
         job.abandon()
         raise

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -64,6 +66,59 @@ def test_interruption_cancels_the_work_and_waits_for_its_clean_up() -> None:
         loop.run(work())
     assert seen == ["cleaned up"]
     assert time.monotonic() - started < loop.CANCEL_SECONDS
+
+
+def test_interruption_during_the_clean_up_leaves_that_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal cancels the work, and so does the exception that it raises, when the clean-up may have begun."""
+    cleaning = threading.Event()
+    seen: list[str] = []
+
+    async def work() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.sleep(60)
+        finally:
+            cleaning.set()
+            await asyncio.sleep(0.1)
+            seen.append("cleaned up")
+
+    def raised_late(_number: int, _frame: object) -> None:
+        assert cleaning.wait(loop.CANCEL_SECONDS)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(signal, "default_int_handler", raised_late)
+    before = signal.signal(signal.SIGINT, raised_late)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(work())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == ["cleaned up"]
+
+
+def test_interruption_that_python_drops_ends_the_wait_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops what is raised in a callback of the garbage collector, like what is raised in a finalizer."""
+    sent: list[str] = []
+    dropped: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda arguments: dropped.append(arguments.exc_type))
+
+    def collecting(phase: str, _: dict[str, int]) -> None:
+        waiting = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        if threading.current_thread() is threading.main_thread() and waiting and not sent:
+            sent.append(phase)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(collecting)
+    gc.set_threshold(1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(asyncio.sleep(60), Deadline(20, "the interruption"))
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(collecting)
+    assert dropped == [KeyboardInterrupt]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_exception_of_a_background_task_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
