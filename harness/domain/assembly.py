@@ -168,6 +168,7 @@ def assemble(
             further_links=served.reserve(saved, handed_over) if saved is not None else (),
             incoming=warm or saved is not None,
             bare=warm,
+            room=definition.room,
         )
         qemu = QemuProcess.spawn(machine, held.logs / "qemu.log", env=records.environment(record.domid))
     stack.callback(qemu.child.kill)
@@ -205,6 +206,7 @@ def _machine_disks(definition: Definition, held: Holdings) -> tuple[MachineDisk,
             one.disk.model,
             one.disk.target,
             one.lease.path,
+            one.lease.size,
             readonly=one.disk.readonly,
             block_device=one.lease.block_device,
             lease_fds=tuple(one.lease.descriptors),

@@ -19,7 +19,7 @@ from harness.bus.features import (
 from harness.host.errors import UsageError
 
 Kind = Literal["hvm", "pv"]
-DiskModel = Literal["ide", "pv", "virtio"]
+DiskModel = Literal["ide", "pv", "virtio", "virtio-pmem"]
 DiskIo = Literal["threads", "inline"]
 NetworkModel = Literal["ne2000", "e1000", "pv", "virtio"]
 OnCrash = Literal["destroy", "restart", "preserve"]
@@ -28,6 +28,9 @@ NAME = re.compile(r"(?![0-9]+$)[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 NAME_EXPECTED = "a name of letters, digits, '_', '.' and '-', at most 63, not only digits (that would be a domid)"
 
 MTU_DEFAULT = 1500
+MIB = 1 << 20
+ROOM_MINIMUM = 1024
+"""MiB."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Disk:
     """A disk of a domain.
 
     :param target: its name, by which :meth:`Domain.device` finds it. It is the name that the guest gives the disk if
-        the disk is ``pv``; the serial number if it is ``virtio``, the place on the bus if it is ``ide``.
+        the disk is ``pv`` or ``virtio-pmem``; the serial number if it is ``virtio``, the place on the bus if ``ide``.
     :param path: the raw image or block device, resolved; or None: an empty disk that lives as long as the domain.
     :param size: bytes, a multiple of the sector size; 0 if only its driver domain knows.
     :param io: of a ``virtio`` disk: who does its I/O, threads of QEMU's, or a processor of the guest (``inline``), see
@@ -91,6 +94,7 @@ class Definition:
     :param consoles: how many paravirtual consoles a domain of kind pv has.
     :param driver_domain: it may serve other domains with what it has, and have emulated devices for that.
     :param on_crash: what its owner does when its kernel crashes or its QEMU ends without having been told to.
+    :param spare: MiB of ``virtio-pmem`` disks for which it has room besides its own: others may start from its guest.
     """
 
     name: str
@@ -104,6 +108,17 @@ class Definition:
     consoles: int = 1
     driver_domain: bool = False
     on_crash: OnCrash = "destroy"
+    spare: int = 0
+
+    @property
+    def room(self) -> int:
+        """MiB of the guest's addresses behind its memory that are kept for disks of model ``virtio-pmem``.
+
+        In large steps: a guest that has booted serves only domains with the same room.
+        """
+        mapped = sum(disk.size for disk in self.disks if disk.model == "virtio-pmem")
+        wanted = self.spare + -(-mapped // MIB)
+        return max(ROOM_MINIMUM, 1 << (wanted - 1).bit_length()) if wanted else 0
 
     @property
     def backends(self) -> list[str]:

@@ -22,6 +22,8 @@ from harness.domain.definition_yaml import Value
 
 DISK_MAXIMUM = 16 << 40
 DISKS_MAXIMUM = 16
+PMEM_UNIT = 2 << 20
+"""Bytes of which a disk in a guest's memory is a multiple: Linux maps such memory in sections of that size."""
 
 KEYS = ("target", "model", "path", "size", "readonly", "io")
 PARAVIRTUAL_KEYS = ("cdrom", "sector-size", "notification", "features", "backend")
@@ -30,13 +32,16 @@ TARGETS: dict[DiskModel, re.Pattern[str]] = {
     "ide": re.compile(r"hd[a-d]"),
     "pv": re.compile(r"xvd[a-p]"),
     "virtio": re.compile(r"vd[a-p]"),
+    "virtio-pmem": re.compile(r"pmem(?:[0-9]|1[0-5])"),
 }
 TARGETS_EXPECTED: dict[DiskModel, str] = {
     "ide": "hda to hdd (the piix3 controller has room for four)",
     "pv": "xvda to xvdp",
     "virtio": "vda to vdp",
+    "virtio-pmem": "pmem0 to pmem15",
 }
-
+READ_WRITE: dict[DiskModel, str] = {"ide": "an IDE disk", "virtio-pmem": "a disk in the guest's memory"}
+"""Models of which QEMU makes no disk that cannot be written to."""
 
 Identity = tuple[Literal["file", "device"], int, int]
 """What an image is, by whatever path it is reached: a device's number, or a file's device and inode."""
@@ -57,7 +62,16 @@ def read_disks(value: Value, kind: Kind, *, driver: bool = False) -> tuple[Disk,
         if disk.path is not None and disk.backend is None:
             _check_image_once(found["path"], disk.path, images)
         disks.append(disk)
+    _check_numbers(value, disks)
     return tuple(disks)
+
+
+def _check_numbers(value: Value, disks: list[Disk]) -> None:
+    """Check that disks which the guest numbers as it finds them have those numbers."""
+    targets = {disk.target for disk in disks if disk.model == "virtio-pmem"}
+    for number in range(len(targets)):
+        if f"pmem{number}" not in targets:
+            raise value.error(f"there is no pmem{number}, but others", expected="pmem0, pmem1 and so on, without a gap")
 
 
 def read_disk(entry: Value, found: Mapping[str, Value], kind: Kind, *, driver: bool = False) -> Disk:
@@ -71,12 +85,12 @@ def read_disk(entry: Value, found: Mapping[str, Value], kind: Kind, *, driver: b
     if "io" in found and model != "virtio":
         raise found["io"].error(f"it is a choice for disks of model virtio, and this one is {model}")
     cdrom, readonly = (found[key].boolean() if key in found else False for key in ("cdrom", "readonly"))
-    if readonly and model == "ide":
-        raise found["readonly"].error("an IDE disk cannot be read-only", expected="false, or another model")
+    if readonly and model in READ_WRITE:
+        raise found["readonly"].error(f"{READ_WRITE[model]} cannot be read-only", expected="false, or another model")
     if cdrom and not readonly and "readonly" in found:
         raise found["readonly"].error("a CD-ROM is read-only", expected="true, or no such key")
     sector_size = _sector_size(found["sector-size"]) if "sector-size" in found else SECTOR_SIZES[0]
-    path, size = _storage(entry, found, sector_size)
+    path, size = _storage(entry, found, PMEM_UNIT if model == "virtio-pmem" else sector_size)
     return Disk(
         found["target"].matching(TARGETS[model], f"for model {model}: {TARGETS_EXPECTED[model]}"),
         model,
@@ -96,8 +110,11 @@ def _sector_size(value: Value) -> int:
     return int(value.choice([str(size) for size in SECTOR_SIZES]))
 
 
-def _storage(entry: Value, found: Mapping[str, Value], sector: int) -> tuple[Path | None, int]:
-    """Where a disk is kept, None for a scratch image, and its size in bytes, 0 if nobody here knows it."""
+def _storage(entry: Value, found: Mapping[str, Value], unit: int) -> tuple[Path | None, int]:
+    """Where a disk is kept, None for a scratch image, and its size in bytes, 0 if nobody here knows it.
+
+    :param unit: bytes of which the size is a multiple.
+    """
     if "backend" in found:
         return _path_elsewhere(entry, found), 0
     if ("path" in found) == ("size" in found):
@@ -106,8 +123,8 @@ def _storage(entry: Value, found: Mapping[str, Value], sector: int) -> tuple[Pat
             expected="path: an existing image; or size: of an empty disk that lives as long as the domain",
         )
     if "size" in found:
-        return None, found["size"].size(sector, DISK_MAXIMUM, sector)
-    return _image(found["path"], sector)
+        return None, found["size"].size(unit, DISK_MAXIMUM, unit)
+    return _image(found["path"], unit)
 
 
 def _path_elsewhere(entry: Value, found: Mapping[str, Value]) -> Path:
@@ -142,7 +159,7 @@ def _identity(status: os.stat_result) -> Identity:
     return ("file", status.st_dev, status.st_ino)
 
 
-def _image(value: Value, sector: int) -> tuple[Path, int]:
+def _image(value: Value, unit: int) -> tuple[Path, int]:
     """The resolved path and the size in bytes of an existing raw image or block device."""
     path = value.file.parent.joinpath(value.text("the path of a raw disk image"))
     try:
@@ -155,8 +172,9 @@ def _image(value: Value, sector: int) -> tuple[Path, int]:
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: symbolic links in a circle
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise value.error(f"{path} cannot be opened: {reason}", expected="a raw disk image") from error
-    if size == 0 or size % sector:
+    if size == 0 or size % unit:
         raise value.error(
-            f"{path} has {size} bytes", expected=f"a raw disk image, some multiple of {sector} bytes long"
+            f"{path} has {size} bytes",
+            expected=f"a raw disk image, some multiple of {unit} bytes long (truncate -s %{unit} FILE lengthens one)",
         )
     return path, size

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast, get_args
 
-from harness.domain.definition import NAME, NAME_EXPECTED, Definition, Kind, OnCrash
+from harness.domain.definition import NAME, NAME_EXPECTED, Definition, Disk, Kind, OnCrash
 from harness.domain.definition_disks import read_disks
 from harness.domain.definition_networks import read_networks
-from harness.domain.definition_yaml import Value, load_document
+from harness.domain.definition_yaml import Value, format_size, load_document
 
 MIB = 1 << 20
 
 MEMORY_MINIMUM = 128 * MIB
 """With less, the stock kernel and a small initramfs run out of memory while they boot."""
+MEMORY_DEFAULT = 256 * MIB
 MEMORY_MAXIMUM = 1 << 40
 VCPUS_MAXIMUM = 64
+PMEM_MEMORY_MINIMUM = 192 * MIB
+PMEM_PER_MEMORY = 64
+"""Linux keeps account of so many bytes of a disk in a guest's memory in one, which is not there for anything else."""
 CONSOLES_MAXIMUM = 4
 
 KEYS = (
@@ -52,14 +57,17 @@ def define(document: Value) -> Definition:
         raise document.error("the key 'kind' is missing", expected="kind: hvm, or kind: pv")
     kind = cast(Kind, found["kind"].choice(get_args(Kind)))
     driver = _driver_domain(found["driver-domain"], kind) if "driver-domain" in found else False
+    memory = found["memory"].size(MEMORY_MINIMUM, MEMORY_MAXIMUM, MIB) if "memory" in found else MEMORY_DEFAULT
+    disks = read_disks(found["disks"], kind, driver=driver) if "disks" in found else ()
+    _check_memory(found.get("memory", document), memory, disks)
     return Definition(
         name=_name(document, found.get("name")),
         kind=kind,
         image=found["image"].matching(NAME, "the name of an image recipe") if "image" in found else "minimal",
-        memory=found["memory"].size(MEMORY_MINIMUM, MEMORY_MAXIMUM, MIB) // MIB if "memory" in found else 256,
+        memory=memory // MIB,
         vcpus=found["vcpus"].integer(1, VCPUS_MAXIMUM) if "vcpus" in found else 1,
         consoles=_consoles(found["consoles"], kind) if "consoles" in found else 1,
-        disks=read_disks(found["disks"], kind, driver=driver) if "disks" in found else (),
+        disks=disks,
         networks=read_networks(found["networks"], kind, driver=driver) if "networks" in found else (),
         file=document.file,
         driver_domain=driver,
@@ -74,6 +82,17 @@ def _name(document: Value, value: Value | None) -> str:
     if not NAME.fullmatch(name):
         raise document.error("the key 'name' is missing, and the file's name will not do", expected=NAME_EXPECTED)
     return name
+
+
+def _check_memory(value: Value, memory: int, disks: Sequence[Disk]) -> None:
+    """Check that the guest can keep account of the disks in its memory, and has enough for itself then."""
+    mapped = sum(disk.size for disk in disks if disk.model == "virtio-pmem")
+    need = PMEM_MEMORY_MINIMUM + -(-mapped // PMEM_PER_MEMORY // MIB) * MIB
+    if mapped and memory < need:
+        raise value.error(
+            f"{format_size(memory)} of memory, and disks of model virtio-pmem with {format_size(mapped)} in all",
+            expected=f"{format_size(need)} at least: the guest needs a {PMEM_PER_MEMORY}th of the disks' size for them",
+        )
 
 
 def _driver_domain(value: Value, kind: Kind) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -52,6 +53,8 @@ def attach(
             one = AttachedDisk(disk, Lease(path, readonly=disk.readonly))
             stack.callback(one.lease.release)
             attached.append(one)
+        if disk.model == "virtio-pmem":
+            _allocate(attached[-1].lease)
     return attached
 
 
@@ -64,8 +67,24 @@ def _make(path: Path, size: int) -> Path:
     return path
 
 
+def _allocate(lease: Lease) -> None:
+    """Have room for all of an image: without it, who stores into mapped memory is killed, and here that is QEMU."""
+    if lease.block_device:
+        return
+    try:
+        os.posix_fallocate(lease.descriptors[-1], 0, lease.size)
+    except OSError as error:
+        raise HostError(
+            f"there is no room for the {lease.size} bytes of {lease.path}: {error.strerror}",
+            hint="a disk of model virtio-pmem is allocated as a whole; model: virtio takes what is written",
+        ) from error
+
+
 def wait_for(targets: Iterable[str]) -> list[str]:
-    """The command that ends when the guest has made some paravirtual disks: it connects to a backend before that."""
+    """The command that ends when the guest has made some disks that it calls so.
+
+    Paravirtual ones it makes when it has connected to their backends.
+    """
     script = 'for disk; do until [ -b "/dev/$disk" ]; do sleep 0.02; done; done'
     return ["sh", "-c", script, "sh", *targets]
 

@@ -232,9 +232,12 @@ class DomainLife(DomainFacts):
         deadline = Deadline(seconds, f"the boot of domain {self.name} until agent and devices work")
         session = self.session
         session.guarded(session.agent.ping(deadline), deadline)
-        starting.wait_devices(self.parts, self._plugs, session, deadline, restored=self._saved is not None)
+        # Before there are links to driver domains, which take the first place that is free.
         if self._template is not None:
             starting.wait_plugged(self.name, self.parts, session, deadline)
+        elif self._saved is None:
+            starting.wait_found(self.parts, session, deadline)
+        starting.wait_devices(self.parts, self._plugs, session, deadline, restored=self._saved is not None)
         if self._saved is not None or self._template is not None:
             # Its own went on from where it was.
             session.execute(["date", "-u", "-s", f"@{time.time():.0f}"], timeout=deadline.left).check()
@@ -326,7 +329,7 @@ class DomainLife(DomainFacts):
         Images that live as long as the domain are copied to the directory ``FILE.disks``; its other ones stay where
         they are, and nobody may write to them meanwhile. Nobody else can read the file, which has the guest's memory.
 
-        :raise UsageError: it serves others, whose ends of the links would not be saved.
+        :raise UsageError: it serves others, whose ends of the links would not be saved, or has a disk in its memory.
         :raise HostError: it cannot be written. The domain then goes on.
         """
         self.suspend(file, timeout)

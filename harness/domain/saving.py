@@ -21,7 +21,7 @@ from harness.domain.networks import AttachedNetwork
 from harness.domain.saved import Writer
 from harness.domain.session import EXECUTE_GRACE, Session
 from harness.host.deadline import Deadline
-from harness.host.errors import HostError
+from harness.host.errors import HostError, UsageError
 from harness.hypervisor.layout import LINK_VERSION
 from harness.machine import loop, migration
 
@@ -38,6 +38,7 @@ def save(
 
     :raise HarnessError: it could not be saved; says why.
     """
+    _require_saved_by_qemu(definition)
     with devices.at_rest(deadline, session.watched), Writer(file) as writer:
         # What the guest was doing when its devices were seen connected it has done by now.
         session.guarded(session.agent.ping(deadline), deadline)
@@ -74,6 +75,16 @@ def save(
                     undo.callback(parts.paravirtual.backend.resume)
             raise
         parts.served.release()
+
+
+def _require_saved_by_qemu(definition: Definition) -> None:
+    """:raise UsageError: it has a device of which QEMU does not save the state, and does not say so."""
+    for disk in definition.disks:
+        if disk.model == "virtio-pmem":
+            raise UsageError(
+                f"domain {definition.name} cannot be saved: QEMU does not save what disk {disk.target} has under way",
+                hint="a domain with disks of model virtio instead of virtio-pmem can be",
+            )
 
 
 def versions(parts: Parts) -> dict[str, str]:

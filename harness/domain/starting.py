@@ -17,7 +17,7 @@ from harness.domain.session import Session
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError
 from harness.machine import loop, migration
-from harness.machine.command_line import sorted_disks
+from harness.machine.command_line import device_objects, sorted_disks
 
 LOAD_SECONDS = 300.0
 PLUG_SECONDS = 30.0
@@ -46,7 +46,9 @@ def _plug_in(name: str, parts: Parts, paravirtual: Paravirtual) -> None:
     """Plug in what the guest of a template has not got, but for disks: see :func:`wait_plugged`."""
     deadline = Deadline(PLUG_SECONDS, f"QEMU of domain {name} to take its devices")
     paravirtual.plug_in(parts.qemu, deadline)
-    _plug(name, parts.qemu.plug_in_cards(parts.machine, deadline))
+    for one in device_objects(parts.machine):
+        if one.kind == "netdev":
+            _plug(name, parts.qemu.plug_in(one, deadline))
 
 
 def _plug(name: str, work: Coroutine[Any, Any, None]) -> None:
@@ -73,14 +75,22 @@ def wait_devices(parts: Parts, devices: Devices, session: Session, deadline: Dea
     session.execute(disks.wait_for(targets), timeout=deadline.left).check()
 
 
+def wait_found(parts: Parts, session: Session, deadline: Deadline) -> None:
+    """Wait until a guest that boots has the disks in its memory: they are on a bus behind that of the other devices."""
+    targets = [disk.target for disk in parts.machine.disks if disk.model == "virtio-pmem"]
+    if targets:
+        session.execute(disks.wait_for(targets), timeout=deadline.left).check()
+
+
 def wait_plugged(name: str, parts: Parts, session: Session, deadline: Deadline) -> None:
     """Wait until the guest has the devices of its machine, which it had not got when it booted.
 
     Disks are plugged in one after the other: a guest that finds several at once may give their names the other way.
     """
-    for disk in sorted_disks(parts.machine):
-        _plug(name, parts.qemu.plug_in_disk(disk, deadline))
-        session.execute(disks.wait_for_virtio([disk.target]), timeout=deadline.left).check()
+    for disk, one in zip(sorted_disks(parts.machine), device_objects(parts.machine), strict=False):
+        _plug(name, parts.qemu.plug_in(one, deadline))
+        found = disks.wait_for_virtio if disk.model == "virtio" else disks.wait_for
+        session.execute(found([disk.target]), timeout=deadline.left).check()
     cards = [one for one in parts.cards if one.network.model != "pv"]
     session.execute(networks.wait_for(cards), timeout=deadline.left).check()
 

@@ -1,7 +1,8 @@
 """Guests that have booted already: a template of each kind, saved in the cache, from which domains go on.
 
 A template is a guest without disks and cards, and without a link: those are plugged in when a paravirtual domain goes
-on from it. So it fits every such domain of the same image, memory and number of processors, and has seen no disk yet.
+on from it. So it fits every such domain of the same image, memory, room for disks in memory and number of processors,
+and has seen no disk yet.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SUFFIX = ".guest"
 def is_possible(definition: Definition) -> bool:
     """Whether such a domain need not boot by itself: its devices can be plugged in."""
     models = {*(disk.model for disk in definition.disks), *(network.model for network in definition.networks)}
-    return definition.kind == "pv" and models <= {"pv", "virtio"}
+    return definition.kind == "pv" and models <= {"pv", "virtio", "virtio-pmem"}
 
 
 def require_possible(definition: Definition) -> None:
@@ -40,7 +41,7 @@ def require_possible(definition: Definition) -> None:
     if not is_possible(definition):
         raise UsageError(
             f"domain {definition.name} cannot start warm: its guest finds emulated devices while it boots",
-            hint="only domains of kind pv, with devices of model pv or virtio, can; let it boot",
+            hint="only domains of kind pv, with devices of model pv, virtio or virtio-pmem, can; let it boot",
         )
 
 
@@ -81,6 +82,7 @@ def _definition(wanted: Definition, key: str) -> Definition:
         disks=(),
         networks=(),
         file=wanted.file,
+        spare=wanted.room,
     )
 
 
@@ -93,7 +95,7 @@ def _key(definition: Definition, image: BuiltImage, accelerator: Accelerator) ->
         CPU[accelerator.name],
         " ".join(KERNEL_ARGUMENTS),
         f"{image.name} {image.digest}",
-        f"{definition.memory} {definition.vcpus}",
+        f"{definition.memory} {definition.vcpus} {definition.room}",
         processor(),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

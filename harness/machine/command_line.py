@@ -5,6 +5,7 @@ Everything the machine talks through is an inherited descriptor, so that there i
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,10 @@ KERNEL_ARGUMENTS = (
 
 IDE_TARGETS = ("hda", "hdb", "hdc", "hdd")
 
+PANIC_SLOT = 2
+FIRST_DEVICE_SLOT = 3
+"""Before it are bridges and the panic device; links to driver domains get what is left behind the devices."""
+
 NIC_DEVICES = {"ne2000": "ne2k_pci", "e1000": "e1000", "virtio": "virtio-net-pci"}
 
 
@@ -49,13 +54,15 @@ class MachineDisk:
     :param path: raw image. The harness holds its own locks on it, so QEMU does not lock.
     :param block_device: whether the path is one, and not a file.
     :param lease_fds: those locks: QEMU keeps them open, so that the image stays locked for as long as it runs.
+    :param size: bytes; asked for of a ``virtio-pmem`` disk, which is mapped into the guest's memory.
     :param inline: of a virtio disk: a processor of the guest does the disk's I/O when it rings the doorbell, see
         :mod:`harness.machine.inline_io`.
     """
 
-    model: Literal["ide", "virtio"]
+    model: Literal["ide", "virtio", "virtio-pmem"]
     target: str
     path: Path
+    size: int = 0
     readonly: bool = False
     block_device: bool = False
     lease_fds: tuple[int, ...] = ()
@@ -102,6 +109,7 @@ class Machine:
     :param kernel_arguments: appended to those that every guest gets.
     :param incoming: the guest is not to boot, but to go on from a state that :mod:`harness.machine.migration` loads.
     :param bare: disks and cards are not there from the start, but plugged in later, by :meth:`QemuProcess.plug_in`.
+    :param room: MiB of addresses behind the memory that the guest uses for nothing but disks mapped there.
     """
 
     name: str
@@ -119,6 +127,7 @@ class Machine:
     kernel_arguments: tuple[str, ...] = field(default=())
     incoming: bool = False
     bare: bool = False
+    room: int = 0
 
     def descriptors(self) -> list[int]:
         """The descriptors QEMU has to inherit."""
@@ -161,8 +170,52 @@ def sorted_disks(machine: Machine) -> list[MachineDisk]:
     return sorted(machine.disks, key=lambda disk: disk.target)
 
 
-def disk_objects(disk: MachineDisk) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a disk is to QEMU: its image and its device."""
+@dataclass(frozen=True)
+class DeviceObjects:
+    """What a device is to QEMU.
+
+    :param kind: of what is behind it: how QEMU calls that on its command line.
+    :param behind: the image or the port.
+    :param device: itself.
+    """
+
+    kind: Literal["blockdev", "netdev", "object"]
+    behind: dict[str, Any]
+    device: dict[str, Any]
+
+
+def device_objects(machine: Machine) -> list[DeviceObjects]:
+    """The disks, as :func:`sorted_disks` has them, and then the cards of a machine.
+
+    Each has its place on the PCI bus, however it comes there: what was plugged in is on the command line when a saved
+    machine is restored, and has to be where the guest knows it.
+    """
+    found = [_disk(disk) for disk in sorted_disks(machine)]
+    found += [_network(number, network) for number, network in enumerate(machine.networks)]
+    slots = itertools.count(FIRST_DEVICE_SLOT)
+    for one in found:
+        if "bus" not in one.device:
+            one.device["addr"] = f"{next(slots):#x}"
+    return found
+
+
+def _disk(disk: MachineDisk) -> DeviceObjects:
+    return _mapped_disk(disk) if disk.model == "virtio-pmem" else _block_disk(disk)
+
+
+def _mapped_disk(disk: MachineDisk) -> DeviceObjects:
+    # The guest's stores reach the host's page cache; they are durable when its flush has been answered.
+    memory = {
+        "qom-type": "memory-backend-file",
+        "id": f"disk-{disk.target}",
+        "mem-path": str(disk.path),
+        "size": disk.size,
+        "share": True,
+    }
+    return DeviceObjects("object", memory, {"id": disk.target, "driver": "virtio-pmem-pci", "memdev": memory["id"]})
+
+
+def _block_disk(disk: MachineDisk) -> DeviceObjects:
     node = f"disk-{disk.target}"
     image = {
         "driver": "raw",
@@ -192,11 +245,10 @@ def disk_objects(disk: MachineDisk) -> tuple[dict[str, Any], dict[str, Any]]:
         device |= {"driver": "ide-hd", "bus": f"ide.{position // 2}", "unit": position % 2}
     else:
         device |= {"driver": "virtio-blk-pci", "ioeventfd": not disk.inline}
-    return image, device
+    return DeviceObjects("blockdev", image, device)
 
 
-def network_objects(number: int, network: MachineNetwork) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a card is to QEMU: its port and its device."""
+def _network(number: int, network: MachineNetwork) -> DeviceObjects:
     port = {"type": "tap", "id": f"tap{number}", "fd": str(network.tap_fd), "vhost": False}
     device = {
         "driver": NIC_DEVICES[network.model],
@@ -206,7 +258,12 @@ def network_objects(number: int, network: MachineNetwork) -> tuple[dict[str, Any
         # Empty, it leaves out the card's network boot ROM, which only costs time.
         "romfile": "",
     }
-    return port, device
+    return DeviceObjects("netdev", port, device)
+
+
+def _memory(machine: Machine) -> str:
+    size = f"size={machine.memory}M"
+    return f"{size},maxmem={machine.memory + machine.room}M" if machine.room else size
 
 
 def _link(link: MachineLink) -> list[str]:
@@ -224,14 +281,14 @@ def command_line(machine: Machine, qmp_fd: int) -> list[str]:
     arguments = [
         *base_arguments(machine.accelerator),
         *("-name", f"guest={escape(machine.name)}"),
-        *("-m", f"size={machine.memory}M"),
+        *("-m", _memory(machine)),
         *("-smp", str(machine.vcpus)),
         "-S",
         *(("-incoming", "defer") if machine.incoming else ()),
         *("-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"),
         *_serial_port("console", machine.console_fd),
         *_serial_port("agent", machine.agent_fd),
-        *("-device", "pvpanic-pci"),
+        *("-device", f"pvpanic-pci,addr={PANIC_SLOT:#x}"),
         # Tells a guest that goes on from a saved state so, before it can give the same random numbers once more.
         *("-device", "vmgenid,guid=auto"),
         *("-kernel", str(machine.kernel)),
@@ -243,7 +300,6 @@ def command_line(machine: Machine, qmp_fd: int) -> list[str]:
     if machine.bare:
         return arguments
     arguments += _devices(machine)
-    # Behind the devices, which have taken the places then that nobody had asked for.
     for link in machine.further_links:
         arguments += _link(link)
     return arguments
@@ -251,10 +307,6 @@ def command_line(machine: Machine, qmp_fd: int) -> list[str]:
 
 def _devices(machine: Machine) -> list[str]:
     arguments = []
-    for disk in sorted_disks(machine):
-        image, device = disk_objects(disk)
-        arguments += ["-blockdev", json.dumps(image), "-device", json.dumps(device)]
-    for number, network in enumerate(machine.networks):
-        port, device = network_objects(number, network)
-        arguments += ["-netdev", json.dumps(port), "-device", json.dumps(device)]
+    for one in device_objects(machine):
+        arguments += [f"-{one.kind}", json.dumps(one.behind), "-device", json.dumps(one.device)]
     return arguments

@@ -22,10 +22,13 @@ from harness.host.deadline import Deadline
 from harness.host.errors import DeadlineExpired, GuestGone, HostError, UsageError
 from harness.host.process import Child, spawn
 from harness.machine import descriptors
-from harness.machine.command_line import Machine, MachineDisk, command_line, disk_objects, network_objects
+from harness.machine.command_line import DeviceObjects, Machine, command_line
 
 DYING_SECONDS = 5.0
 """How long a QEMU that has closed its QMP socket may take to be gone, so that its exit status can be told."""
+
+ADD = {"blockdev": "blockdev-add", "netdev": "netdev_add", "object": "object-add"}
+"""The QMP command for what the command line calls so."""
 
 # The library logs every broken connection; ours become exceptions that say more.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
@@ -185,26 +188,16 @@ class QemuProcess:
         self._qmp.send_fd_scm(descriptor)
         await self.execute("getfd", {"fdname": name})
 
-    async def plug_in_disk(self, disk: MachineDisk, deadline: Deadline) -> None:
-        """Plug in a disk of a machine that was made bare.
+    async def plug_in(self, one: DeviceObjects, deadline: Deadline) -> None:
+        """Plug in a device of a machine that was made bare.
 
         :raise qemu.qmp.ExecuteError: QEMU refused it.
         :raise DeadlineExpired: it did not answer.
         """
-        image, device = disk_objects(disk)
-        await self._add(("blockdev-add", image), ("device_add", device), deadline=deadline)
-
-    async def plug_in_cards(self, machine: Machine, deadline: Deadline) -> None:
-        """Plug in the cards of a machine that was made bare; errors as of :meth:`plug_in_disk`."""
-        for number, network in enumerate(machine.networks):
-            port, device = network_objects(number, network)
-            await self._add(("netdev_add", port), ("device_add", device), deadline=deadline)
-
-    async def _add(self, *commands: tuple[str, dict[str, Any]], deadline: Deadline) -> None:
         try:
             async with asyncio.timeout(deadline.left):
-                for command, arguments in commands:
-                    await self.execute(command, arguments)
+                await self.execute(ADD[one.kind], one.behind)
+                await self.execute("device_add", one.device)
         except TimeoutError:
             raise deadline.error() from None
 

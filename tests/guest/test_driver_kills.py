@@ -42,10 +42,9 @@ def test_neither_disks_nor_network_lose_anything(
 ) -> None:
     # So many deaths in so short a time are otherwise taken for a fault that another start would not mend.
     monkeypatch.setattr(crashes, "DEATHS", KILLS)
-    sizes = {"vda": 256 * MIB, "vdb": 64 * MIB}
-    disks = tuple(Disk(target, "virtio", None, size) for target, size in sizes.items())
+    disks = (Disk("vda", "virtio", None, 256 * MIB), Disk("pmem0", "virtio-pmem", None, 64 * MIB))
     driver = start_domain(replace(driver_definition(request), disks=disks))
-    guest = start_domain(served_definition(request, driver, ["/dev/vda", "/dev/vdb"], cards=1))
+    guest = start_domain(served_definition(request, driver, ["/dev/vda", "/dev/pmem0"], cards=1))
     with quiet_kernel(guest), ThreadPoolExecutor() as pool, transferring(guest) as arrived:
         wait_for("the first data", lambda: arrived() > 0)
         with living(guest, "/dev/xvdb", SECONDS):

@@ -6,12 +6,16 @@ after each way in which a guest asks for a flush.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from harness.domain.definition import Disk
 from harness.domain.domain import Domain
+from harness.pytest_plugin.plugin import StartDomain
 from tests.guest.cachestat import CLEAN, require_cachestat, unwritten
+from tests.guest.conftest import GUESTS, named
 
 ROUNDS = 5
 
@@ -20,6 +24,16 @@ FLUSHES = {
     "fdatasync": 'sync -d "$1"',
     "fsync": 'dd if=/dev/urandom of="$1" bs=4k count=1 seek=$2 conv=fsync status=none',
 }
+
+
+@pytest.fixture(scope="module", params=(*GUESTS, "virtio-pmem"))
+def domain(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Domain:
+    """Each of the ready-made guests in turn, and one with its disk in its memory."""
+    if request.param == "virtio-pmem":
+        disks = (Disk("pmem0", "virtio-pmem", None, 64 << 20),)
+        definition = named("virtio", request, disks=disks)
+        return start_domain_for_module(replace(definition, name=f"{definition.name}-mapped"))
+    return start_domain_for_module(named(request.param, request))
 
 
 @pytest.fixture

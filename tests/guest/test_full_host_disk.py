@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.domain.definition import Disk, DiskIo, DiskModel
+from harness.host.errors import HostError
 from harness.pytest_plugin.plugin import StartDomain
 from tests.guest.conftest import named
 
@@ -38,6 +40,25 @@ def small_directory(tmp_path: Path) -> Iterator[Path]:
     finally:
         # Lazily: the fixture that ends the domain, whose image is in there, may come after this one.
         subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def test_a_disk_in_memory_has_room_or_is_refused(
+    small_directory: Path, request: pytest.FixtureRequest, start_domain: StartDomain
+) -> None:
+    """A store into mapped memory for which the host has no room would be the end of QEMU."""
+    image = small_directory / "image"
+    with image.open("xb") as file:
+        file.truncate(IMAGE_MIB * MIB)
+    definition = named("virtio", request, disks=(Disk("pmem0", "virtio-pmem", image, IMAGE_MIB * MIB),))
+    with pytest.raises(
+        HostError, match=rf"no room for the {IMAGE_MIB * MIB} bytes of {image}: No space left"
+    ) as caught:
+        start_domain(definition)
+    assert "model: virtio" in str(caught.value)
+    with image.open("r+b") as file:
+        file.truncate(HOST_MIB * MIB // 2)
+    domain = start_domain(replace(definition, disks=(replace(definition.disks[0], size=HOST_MIB * MIB // 2),)))
+    domain.execute(["dd", "if=/dev/zero", "of=/dev/pmem0", "bs=64k", "oflag=direct", f"count={HOST_MIB * 8}"]).check()
 
 
 @pytest.mark.parametrize(("kind", "model", "target", "io"), DISKS)

@@ -16,6 +16,7 @@ from harness.host.deadline import Deadline
 from harness.host.errors import UsageError
 from tests.guest.conftest import named
 from tests.guest.disks import MIB, VERIFIED
+from tests.guest.driven import driver_definition
 
 CLOCK_SECONDS = 3.0
 RANDOM = ["sh", "-c", "head -c 32 /dev/urandom | od -An -tx1"]
@@ -80,6 +81,22 @@ def test_it_can_be_saved_and_attached_to(definition: Definition, cached: Path, t
         domain.detach_disk("xvdc")
         domain.attach_disk(Disk("xvdb", "pv", None, MIB))
         domain.execute([*VERIFIED, "--rw=randrw", "--bs=4k", "--name=a", "--filename=/dev/xvda"]).check()
+
+
+def test_a_driver_domain_can_be_saved(request: pytest.FixtureRequest, cached: Path, tmp_path: Path) -> None:
+    """What was plugged in has the place on the bus then at which the guest has found it."""
+    definition = driver_definition(request, disks=2)
+    with Domain(definition) as domain:
+        domain.start(warm=True)
+        device = domain.device("vdb")
+        domain.execute(["sh", "-c", f"mke2fs -q {device} && mount {device} /mnt && echo kept >/mnt/word"]).check()
+        domain.save(tmp_path / "saved")
+    with Domain.restore(tmp_path / "saved") as domain:
+        domain.start()
+        assert domain.device("vdb") == device
+        read = f"umount /mnt && e2fsck -f -n {device} >/dev/null && mount {device} /mnt && cat /mnt/word"
+        assert domain.execute(["sh", "-c", read]).check().text == "kept"
+        domain.connect(22).close()
 
 
 def test_other_guests_are_booted_for_other_domains(definition: Definition, cached: Path) -> None:

@@ -19,6 +19,7 @@ from harness.machine.command_line import (
     MachineNetwork,
     base_arguments,
     command_line,
+    device_objects,
 )
 
 BARE = Machine("guest", "tcg", 256, 2, Path("/k,1"), Path("/i,2"), console_fd=10, agent_fd=11)
@@ -135,6 +136,34 @@ def test_virtio_disks_are_on_the_bus_in_the_order_of_their_letters() -> None:
     assert [device["serial"] for device in found] == ["vda", "vdb", "vdc"]
 
 
+def test_a_disk_in_memory_is_the_image_itself_at_addresses_kept_for_it() -> None:
+    disk = MachineDisk("virtio-pmem", "pmem0", Path("/p,1"), size=6 << 20)
+    argv = command_line(replace(BARE, disks=(disk,), room=1024), 12)
+    assert values(argv, "-m") == ["size=256M,maxmem=1280M"]
+    (image,) = map(json.loads, values(argv, "-object"))
+    assert (image["qom-type"], image["mem-path"], image["size"]) == ("memory-backend-file", "/p,1", 6 << 20)
+    assert image["share"] is True
+    device = devices(argv)[-1]
+    assert (device["driver"], device["memdev"]) == ("virtio-pmem-pci", image["id"])
+    assert not values(argv, "-blockdev")
+
+
+def test_devices_have_the_same_places_whether_plugged_in_or_there_from_the_start() -> None:
+    machine = replace(
+        BARE,
+        disks=(
+            MachineDisk("virtio", "vda", Path("/v")),
+            MachineDisk("ide", "hda", Path("/h")),
+            MachineDisk("virtio-pmem", "pmem0", Path("/p"), size=6 << 20),
+        ),
+        networks=(MachineNetwork("virtio", "52:54:00:00:00:02", 21),),
+    )
+    plugged = {one.device["id"]: one.device.get("addr") for one in device_objects(machine)}
+    assert {one["id"]: one.get("addr") for one in devices(command_line(machine, 12))[2:]} == plugged
+    assert plugged.pop("hda") is None
+    assert len({*plugged.values(), "0x2", "0x1f"}) == len(plugged) + 2
+
+
 def test_networks_and_links() -> None:
     machine = replace(
         BARE,
@@ -173,19 +202,19 @@ def test_lock_of_an_image_is_inherited_for_as_long_as_qemu_runs() -> None:
     assert replace(BARE, disks=disks).descriptors() == [10, 11, 40, 41]
 
 
-def test_links_to_driver_domains_come_after_the_devices_in_their_places() -> None:
+def test_links_to_driver_domains_have_the_places_that_they_had() -> None:
     machine = replace(
         BARE,
         networks=(MachineNetwork("e1000", "52:54:00:00:00:01", 20),),
         link=MachineLink(30),
-        further_links=(MachineLink(31, 4, "driver7", 5), MachineLink(32, 8, "driver9", 3)),
+        further_links=(MachineLink(31, 4, "driver7", 5), MachineLink(32, 8, "driver9", 4)),
     )
     assert machine.descriptors() == [10, 11, 20, 30, 31, 32]
     assert command_line(machine, 12)[-8:] == [
         *("-chardev", "socket,id=driver7,fd=31"),
         *("-device", "ivshmem-doorbell,id=driver7,chardev=driver7,vectors=4,master=on,addr=0x5"),
         *("-chardev", "socket,id=driver9,fd=32"),
-        *("-device", "ivshmem-doorbell,id=driver9,chardev=driver9,vectors=8,master=on,addr=0x3"),
+        *("-device", "ivshmem-doorbell,id=driver9,chardev=driver9,vectors=8,master=on,addr=0x4"),
     ]
 
 

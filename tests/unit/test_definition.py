@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,10 +82,22 @@ def test_defaults(tmp_path: Path) -> None:
     assert definition.networks == ()
 
 
+def test_disks_in_memory_have_room_at_addresses_of_their_own(tmp_path: Path) -> None:
+    text = "kind: pv\ndriver-domain: true\nmemory: 1GiB\ndisks:\n"
+    text += "  - {target: pmem1, model: virtio-pmem, size: 1GiB}\n  - {target: pmem0, model: virtio-pmem, size: 2MiB}\n"
+    definition = load(write(tmp_path, text))
+    assert [disk.target for disk in definition.disks] == ["pmem1", "pmem0"]
+    assert definition.room >= 1026
+    # A guest to start from, which has none itself, keeps as much room.
+    assert replace(definition, disks=(), spare=definition.room).room == definition.room
+    assert load(write(tmp_path, "kind: pv\n")).room == 0
+
+
 # Each: the text, the line at fault, the key at fault, words that must be in the message.
 HVM = "kind: hvm\n"
 DISK = "kind: hvm\ndisks:\n  - {target: hda, model: ide, %s}\n"
 VIRTIO = "kind: hvm\ndisks:\n  - {target: vda, model: virtio, size: 1MiB, %s}\n"
+PMEM = "kind: hvm\ndisks:\n  - {target: pmem0, model: virtio-pmem, %s}\n"
 WRONG = [
     pytest.param("", None, None, "empty", id="empty"),
     pytest.param("name: x\n", 1, None, "'kind' is missing", id="no kind"),
@@ -119,6 +132,17 @@ WRONG = [
     pytest.param(DISK % "size: 1GiB, readonly: true", 3, "disks[0].readonly", "cannot be read-only", id="ide ro"),
     pytest.param(DISK % "size: 1GiB, io: inline", 3, "disks[0].io", "disks of model virtio", id="inline ide"),
     pytest.param(VIRTIO % "io: inlin", 3, "disks[0].io", "did you mean 'inline'", id="mistyped io"),
+    pytest.param(PMEM % "size: 4MiB, readonly: true", 3, "disks[0].readonly", "cannot be read-only", id="pmem ro"),
+    pytest.param(PMEM % "size: 3MiB", 3, "disks[0].size", "no multiple of 2MiB", id="odd pmem"),
+    pytest.param(PMEM % "path: good.img", 3, "disks[0].path", "truncate -s %2097152 FILE", id="short pmem"),
+    pytest.param(PMEM % "size: 4MiB, io: inline", 3, "disks[0].io", "disks of model virtio", id="inline pmem"),
+    pytest.param(
+        (PMEM % "size: 4MiB").replace("pmem0", "pmem1"), 3, "disks", "there is no pmem0", id="pmem without the first"
+    ),
+    pytest.param(PMEM % "size: 4098MiB", 1, None, "256MiB of memory, and disks", id="pmem too large"),
+    pytest.param(
+        PMEM % "size: 64GiB" + "memory: 1GiB\n", 4, "memory", "expected 1216MiB at least", id="pmem much too large"
+    ),
     pytest.param(DISK % "path: nowhere.img", 3, "disks[0].path", "No such file", id="missing image"),
     pytest.param(DISK % 'path: "a\\0b"', 3, "disks[0].path", "NUL", id="nul in path"),
     pytest.param(DISK % "path: .", 3, "disks[0].path", "neither a file nor a block device", id="directory"),
