@@ -2,8 +2,9 @@
 
 A domain carries one disk path and one network path. All domains of a comparison have the same kernel, the same image,
 the same memory, the same raw disk image and the same bridge; only the device between them differs. With ``@driver`` the
-backend is in a driver domain, which has image and bridge through virtio; with a number behind that, so many domains
-use it at once, each with a disk of its own there.
+backend is in a driver domain, which has the image in its memory (virtio-pmem; with ``-blk`` behind it, through
+virtio-blk) and the bridge through virtio; with a number behind that, so many domains use it at once, each with a disk
+of its own there.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ MEMORY = 256
 DRIVER = "compare-driver"
 """The name of the driver domain."""
 ISOLATED = "isolated"
+LOWER: dict[DiskModel, str] = {"virtio-pmem": "pmem0", "virtio": "vda"}
+"""The targets of the image in the driver domain, by the model of the disk."""
 SHARED_DISK = 256 << 20
 """Bytes of each disk when several domains share the driver domain."""
 
@@ -38,6 +41,7 @@ class DiskPath:
         that is an eventfd does not, so that paths which have one are left out.
     :param io: who does the I/O of a ``virtio`` disk, as in a definition; that of the driver domain is ``inline``.
     :param driver: the backend is in the driver domain.
+    :param lower: the model of the driver domain's own disk.
     :param clients: how many domains use this path at once; the others are called as the first, with a number.
     """
 
@@ -50,6 +54,7 @@ class DiskPath:
     registers: tuple[str, ...] = ()
     io: DiskIo | None = None
     driver: bool = False
+    lower: DiskModel = "virtio-pmem"
     clients: int = 1
 
 
@@ -76,10 +81,12 @@ PATHS: dict[str, DevicePath] = {
         DiskPath("pv-block-event", "paravirtual", "pv", "pv", "xvdb", Notification.EVENT),
         DiskPath("pv-block-poll", "paravirtual", "pv", "pv", "xvdb", Notification.POLL),
         DiskPath("pv-block@driver", ISOLATED, "pv", "pv", "xvda", driver=True),
+        DiskPath("pv-block@driver-blk", ISOLATED, "pv", "pv", "xvdc", driver=True, lower="virtio"),
         DiskPath("pv-block@driver-2", ISOLATED, "pv", "pv", "xvdb", driver=True, clients=2),
         DiskPath("pv-block@driver-4", ISOLATED, "pv", "pv", "xvdb", driver=True, clients=4),
         DiskPath("virtio-blk", "virtio", "hvm", "virtio", "vda"),
         DiskPath("virtio-blk-inline", "virtio", "hvm", "virtio", "vdb", io="inline"),
+        DiskPath("virtio-pmem", "virtio", "hvm", "virtio-pmem", "pmem0"),
         DiskPath("null-blk", "paravirtual", "pv", None, "nullb0"),
         NetworkPath("ne2000", "emulated", "hvm", "ne2000"),
         NetworkPath("pv-net", "paravirtual", "pv", "pv"),
@@ -162,9 +169,9 @@ def _disks(path: DiskPath, client: int, image: Path) -> list[Disk]:
         return []
     if not path.driver:
         return [Disk(path.target, path.model, image, image.stat().st_size, io=path.io)]
-    # The driver domain's first disk is the image, the others are those that are shared out.
-    device = Path("/dev/vda") if path.clients == 1 else Path(f"/dev/vd{'bcde'[client]}")
-    return [Disk(path.target, path.model, device, 0, backend=DRIVER)]
+    # Those that are shared out are behind the driver domain's first, which is the image.
+    device = f"pmem{1 + client}" if path.clients > 1 else LOWER[path.lower]
+    return [Disk(path.target, path.model, Path("/dev", device), 0, backend=DRIVER)]
 
 
 def _networks(carried: list[DevicePath], client: int) -> tuple[Network, ...]:
@@ -174,15 +181,18 @@ def _networks(carried: list[DevicePath], client: int) -> tuple[Network, ...]:
 
 
 def _driver_domain(paths: list[DevicePath], image: Path) -> Definition:
-    sharing = max((path.clients for path in paths if isinstance(path, DiskPath) and path.clients > 1), default=0)
-    shared = [Disk(f"vd{letter}", "virtio", None, SHARED_DISK) for letter in "bcde"[:sharing]]
+    carried = [path for path in paths if isinstance(path, DiskPath) and path.driver]
+    sharing = max((path.clients for path in carried if path.clients > 1), default=0)
+    models = dict.fromkeys(["virtio-pmem", *(path.lower for path in carried)])
+    image_disks = [Disk(LOWER[model], model, image, image.stat().st_size) for model in models]
+    shared = [Disk(f"pmem{1 + client}", "virtio-pmem", None, SHARED_DISK) for client in range(sharing)]
     return Definition(
         name=DRIVER,
         kind="pv",
         image=IMAGE,
         memory=MEMORY,
         vcpus=1,
-        disks=(Disk("vda", "virtio", image, image.stat().st_size), *shared),
+        disks=(*image_disks, *shared),
         networks=(Network("virtio"),),
         file=image,
         driver_domain=True,

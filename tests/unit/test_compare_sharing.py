@@ -24,9 +24,18 @@ def image(tmp_path: Path) -> Path:
 def test_a_driver_domain_has_the_image_and_the_others_have_it_from_there(image: Path) -> None:
     driver, client = subjects.definitions(subjects.chosen(["pv-block@driver", "pv-net@driver"]), image)
     assert driver.driver_domain
-    assert [(disk.model, disk.path) for disk in driver.disks] == [("virtio", image)]
-    assert [(disk.model, disk.path, disk.backend) for disk in client.disks] == [("pv", Path("/dev/vda"), driver.name)]
+    assert [(disk.model, disk.path) for disk in driver.disks] == [("virtio-pmem", image)]
+    assert [(disk.model, disk.path, disk.backend) for disk in client.disks] == [("pv", Path("/dev/pmem0"), driver.name)]
     assert [card.backend for card in client.networks] == [driver.name]
+
+
+def test_a_driver_domain_has_the_image_in_as_many_ways_as_are_compared(image: Path) -> None:
+    driver, client = subjects.definitions(subjects.chosen(["pv-block@driver", "pv-block@driver-blk"]), image)
+    assert [(disk.target, disk.model, disk.path) for disk in driver.disks] == [
+        ("pmem0", "virtio-pmem", image),
+        ("vda", "virtio", image),
+    ]
+    assert [(disk.target, str(disk.path)) for disk in client.disks] == [("xvda", "/dev/pmem0"), ("xvdc", "/dev/vda")]
 
 
 def test_those_that_share_have_a_disk_each(image: Path) -> None:
@@ -35,12 +44,12 @@ def test_those_that_share_have_a_disk_each(image: Path) -> None:
     assert {one.name for one in start_order(found, ())} == {one.name for one in found}
     assert found[0].name == subjects.DRIVER
     driver, *clients = [one for one in found if one.name != "compare-paravirtual"]
-    assert [disk.target for disk in driver.disks] == ["vda", "vdb", "vdc", "vdd", "vde"]
+    assert [disk.target for disk in driver.disks] == ["pmem0", "pmem1", "pmem2", "pmem3", "pmem4"]
     assert [[(disk.target, str(disk.path)) for disk in client.disks] for client in clients] == [
-        [("xvda", "/dev/vda"), ("xvdb", "/dev/vdb")],
-        [("xvdb", "/dev/vdc")],
-        [("xvdb", "/dev/vdd")],
-        [("xvdb", "/dev/vde")],
+        [("xvda", "/dev/pmem0"), ("xvdb", "/dev/pmem1")],
+        [("xvdb", "/dev/pmem2")],
+        [("xvdb", "/dev/pmem3")],
+        [("xvdb", "/dev/pmem4")],
     ]
     assert [name for path in paths for name in subjects.domains(path)] == [
         clients[0].name,

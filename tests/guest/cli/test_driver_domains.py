@@ -90,7 +90,7 @@ def test_two_files_one_command_and_it_comes_back(harness: Run) -> None:
 def test_devices_come_from_a_driver_domain_and_go(harness: Run) -> None:
     checked(harness, "create", DRIVER)
     checked(harness, "create", str(GUESTS / "pv.yaml"))
-    checked(harness, "block-attach", "pv", "xvdb", "/dev/vda", "backend=driver")
+    checked(harness, "block-attach", "pv", "xvdb", "/dev/pmem0", "backend=driver")
     checked(harness, "network-attach", "pv", "backend=driver")
     lines = checked(harness, "block-list", "pv").splitlines()
     number = next(one["domid"] for one in listing(harness) if one["name"] == "driver")
@@ -113,7 +113,7 @@ def test_one_that_ends_is_waited_for_until_its_disk_is_taken_away(harness: Run) 
     checked(harness, "network-detach", "pv-driver", "0", "--force")
     # Another one may serve it then.
     checked(harness, "create", DRIVER)
-    checked(harness, "block-attach", "pv-driver", "xvda", "/dev/vda", "backend=driver")
+    checked(harness, "block-attach", "pv-driver", "xvda", "/dev/pmem0", "backend=driver")
     checked(harness, "exec", "pv-driver", "--", "dd", "if=/dev/xvda", "of=/dev/null", "bs=1M", "count=1")
 
 
@@ -168,5 +168,5 @@ def test_a_guest_is_saved_and_restored_while_its_driver_domain_has_its_disk(harn
     checked(harness, "create", DRIVER)
     changed = harness("restore", file)
     assert changed.returncode == 2
-    assert "/dev/vda of driver domain driver of disk xvda has changed since" in changed.stderr
+    assert "/dev/pmem0 of driver domain driver of disk xvda has changed since" in changed.stderr
     assert [one["name"] for one in listing(harness)] == ["driver"]
