@@ -110,6 +110,34 @@ def test_it_goes_on_when_its_driver_domain_dies_meanwhile(
         again.execute(READ).check()
 
 
+def test_it_goes_on_when_whoever_saves_it_is_interrupted(
+    request: pytest.FixtureRequest, start_domain: StartDomain, tmp_path: Path
+) -> None:
+    driver = start_domain(lasting_driver(request, tmp_path))
+    guest = start_domain(served_definition(request, driver, ["/dev/vda"]))
+    work_on(guest, "xvda")
+    pid = driver.parts.record.pids["qemu"]
+
+    def interrupt() -> None:
+        try:
+            until("the pause of the guest", lambda: guest.parts.qemu.state == QemuState.PAUSED)
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        interrupted = pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            guest.save(tmp_path / "saved")
+        interrupted.result()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("saved")]
+    assert (guest.state, guest.parts.record.waits_for) == (DomainState.RUNNING, [])
+    require_done(guest)
+    assert not crashes(guest)
+    assert linked_domains(driver) == {0, guest.domid}
+
+
 def test_who_waits_for_a_driver_domain_is_not_saved(
     request: pytest.FixtureRequest, start_domain: StartDomain, tmp_path: Path
 ) -> None:
