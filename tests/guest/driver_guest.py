@@ -12,7 +12,7 @@ from unittest.mock import patch
 from harness.bus import toolstack
 from harness.bus.devices import Device
 from harness.bus.toolstack import Storage
-from harness.domain import disks
+from harness.domain import disks, warm
 from harness.domain.domain import Domain
 from harness.hypervisor.layout import GRANTEE, GRANTER, LINK_PORTS
 from harness.hypervisor.link import Link
@@ -38,8 +38,14 @@ _COMPLAINTS = ["sh", "-c", "dmesg | grep -E 'BUG:|WARNING:|Oops|Call Trace|hung 
 @contextmanager
 def debugging() -> Iterator[None]:
     """Domains that start meanwhile do so with :data:`DEBUGGING`."""
-    with patch.object(command_line, "KERNEL_ARGUMENTS", (*command_line.KERNEL_ARGUMENTS, *DEBUGGING)):
+    arguments = (*command_line.KERNEL_ARGUMENTS, *DEBUGGING)
+    with patch.object(command_line, "KERNEL_ARGUMENTS", arguments), patch.object(warm, "KERNEL_ARGUMENTS", arguments):
         yield
+
+
+def require_debugging(domain: Domain) -> None:
+    """Check that a domain runs with :data:`DEBUGGING`, also if it goes on from a guest that has booted before."""
+    assert set(DEBUGGING) <= set(domain.read_file("/proc/cmdline").decode().split())
 
 
 class DriverGuest(GuestSide):

@@ -33,12 +33,12 @@ head -c "$2" /dev/urandom >/tmp/data && dd if=/tmp/data of="$1" bs=64k conv=fsyn
 
 @pytest.fixture(scope="module")
 def driver(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Domain:
-    return start_domain_for_module(driver_definition(request, disks=3))
+    return start_domain_for_module(driver_definition(request, disks=3), warm=False)
 
 
 @pytest.fixture(scope="module")
 def guest(request: pytest.FixtureRequest, driver: Domain, start_domain_for_module: StartDomain) -> Domain:
-    return start_domain_for_module(served_definition(request, driver, ["/dev/vda"], cards=1))
+    return start_domain_for_module(served_definition(request, driver, ["/dev/vda"], cards=1), warm=False)
 
 
 @pytest.fixture(scope="module")

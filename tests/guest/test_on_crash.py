@@ -26,7 +26,8 @@ MARK = 'echo "$2" | dd of="$1" conv=fsync status=none && cat /proc/sys/kernel/ra
 def test_it_starts_anew_with_what_it_had(
     kind: str, die: Callable[[Domain], None], request: pytest.FixtureRequest, start_domain: StartDomain
 ) -> None:
-    domain = start_domain(named(kind, request, on_crash="restart"))
+    # The boot of its own, which the one that comes after it has not.
+    domain = start_domain(named(kind, request, on_crash="restart"), warm=False)
     target = domain.targets[0]
     kept = (domain.domid, domain.addresses, domain.logs)
     boot = domain.execute(["sh", "-c", MARK, "sh", domain.device(target), "here"]).check().text

@@ -44,7 +44,7 @@ def partition_disk(domain: Domain, disk: str) -> None:
 def test_a_driver_domain_comes_back_warm_with_its_own_devices(
     request: pytest.FixtureRequest, start_domain: StartDomain, cached: Path
 ) -> None:
-    driver = start_domain(driver_definition(request))
+    driver = start_domain(driver_definition(request), warm=False)
     assert len(list(cached.glob(f"*{warm.SUFFIX}"))) == 1
     partition_disk(driver, "/dev/vdb")
     addresses = driver.execute(["cat", "/sys/class/net/br0/address"]).check().text
@@ -87,5 +87,5 @@ def test_it_boots_when_what_it_would_start_from_does_not_fit_any_more(
     kill(driver)
     until("its return", lambda: driver.parts.record.restarts == 1 and driver.state == DomainState.RUNNING)
     assert "and is another" in (driver.logs / CRASHES).read_text()
-    guest = start_domain(served_definition(request, driver, ["/dev/vda"], cards=1))
+    guest = start_domain(served_definition(request, driver, ["/dev/vda"], cards=1), warm=False)
     guest.execute(["dd", "if=/dev/xvda", "of=/dev/null", "bs=1M", "count=1"]).check()
