@@ -15,11 +15,11 @@ from harness.domain.life import DomainState
 from harness.pytest_plugin.plugin import StartDomain
 from tests.guest.disks import MIB
 from tests.guest.driven import (
-    SECONDS,
     driver_definition,
     kill,
     linked_domains,
     panic,
+    reach,
     served_definition,
     until,
 )
@@ -135,5 +135,5 @@ def test_a_driver_domain_that_serves_nobody_is_saved_with_its_devices(
         assert (driver.definition.driver_domain, driver.definition.on_crash) == (True, "restart")
         guest = start_domain(served_definition(request, driver, ["/dev/vda"], cards=1))
         assert guest.execute(["head", "-c", "4", "/dev/xvda"]).check().text == "here"
-        guest.execute(["ping", "-c", "3", "-W", "5", driver.addresses[0]], timeout=SECONDS).check()
+        reach(guest, driver.addresses[0])
         guest.destroy()
