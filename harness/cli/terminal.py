@@ -11,9 +11,10 @@ import threading
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import paramiko
+if TYPE_CHECKING:
+    import paramiko
 
 ESCAPE = b"\x1d"
 """Ctrl-]: leaves the console, as in xl console and telnet."""
@@ -133,7 +134,9 @@ def _copy(receive: Callable[[int], bytes], output: int) -> None:
 
 
 def _feed(channel: paramiko.Channel) -> None:
-    with suppress(OSError, EOFError, paramiko.SSHException):
+    from paramiko import SSHException
+
+    with suppress(OSError, EOFError, SSHException):
         while data := os.read(sys.stdin.fileno(), CHUNK):
             channel.sendall(data)
         channel.shutdown_write()

@@ -30,8 +30,10 @@ CONSOLE_LINES = 20
 class StartDomain(Protocol):
     """Starts a domain and returns when it is ready."""
 
-    def __call__(self, definition: Definition, *, backend: str = MODULE) -> Domain:
-        """:param backend: the Python module to run as its backend process, see :class:`Domain`."""
+    def __call__(self, definition: Definition, *, backend: str = MODULE, warm: bool = False) -> Domain:
+        """:param backend: the Python module to run as its backend process, see :class:`Domain`.
+        :param warm: the guest is not to boot, but to go on from one that has.
+        """
 
 
 _alive: list[Domain] = []
@@ -72,10 +74,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _starter(request: pytest.FixtureRequest, stack: ExitStack) -> StartDomain:
-    def start(definition: Definition, *, backend: str = MODULE) -> Domain:
+    def start(definition: Definition, *, backend: str = MODULE, warm: bool = False) -> Domain:
         accelerator = request.config.getoption("accel")
         domain = stack.enter_context(Domain(definition, accelerator=accelerator, backend=backend))
-        domain.launch()
+        domain.launch(warm=warm)
         _alive.append(domain)
         stack.callback(_alive.remove, domain)
         domain.wait_ready()

@@ -20,9 +20,9 @@ BACKENDS = "cd /sys/bus/pvbus/devices && ls | grep backend- || true"
 
 
 @contextmanager
-def started(definition: Definition) -> Iterator[Domain]:
+def started(definition: Definition, *, warm: bool = True) -> Iterator[Domain]:
     with Domain(definition) as domain:
-        domain.start()
+        domain.start(warm=warm)
         yield domain
 
 

@@ -28,11 +28,22 @@ TARGETS = {"hvm": "hda", "pv": "xvda", "virtio": "vda"}
 PORT = 5000
 SECONDS = 120.0
 CLOCK_SECONDS = 3.0
-FIO = [*VERIFIED, "--rw=randrw", "--bsrange=4k-64k", "--iodepth=16", "--fsync=32", "--size=32m", "--loops=12"]
+FIO = [*VERIFIED, "--rw=randrw", "--bsrange=4k-64k", "--iodepth=16", "--fsync=32", "--size=32m", "--loops=2"]
 WORK = """
 echo busy >/tmp/how
-"$@" >/tmp/fio 2>&1
-echo "status $?" >/tmp/how
+status=0
+until [ -e /tmp/enough ] || [ $status != 0 ]; do
+    "$@" >/tmp/fio 2>&1
+    status=$?
+done
+rm -f /tmp/enough
+echo "status $status" >/tmp/how
+"""
+WRITES = """
+until [ "${writes:-0}" -gt 200 ]; do
+    sleep 0.02
+    read -r reads merged sectors time writes rest <"/sys/block/${1#/dev/}/stat"
+done
 """
 
 
@@ -44,9 +55,10 @@ def restored(file: Path) -> Iterator[Domain]:
 
 
 def work_on(domain: Domain, target: str) -> None:
-    """Have fio write and verify in the background."""
-    domain.start_service(["sh", "-c", WORK, "sh", *FIO, f"--name={target}", f"--filename={domain.device(target)}"])
-    domain.execute(["sh", "-c", "until [ -e /tmp/how ]; do sleep 0.02; done; sleep 1"]).check()
+    """Have fio write and verify in the background, and wait until it is in the middle of that."""
+    device = domain.device(target)
+    domain.start_service(["sh", "-c", WORK, "sh", *FIO, f"--name={target}", f"--filename={device}"])
+    domain.execute(["sh", "-c", WRITES, "sh", device]).check()
 
 
 def require_working(domain: Domain) -> None:
@@ -54,7 +66,8 @@ def require_working(domain: Domain) -> None:
 
 
 def require_done(domain: Domain) -> None:
-    """Wait for fio to end; it must have met no error, and read all that it wrote."""
+    """Have fio do what it is at to the end; it must have met no error, and read all that it wrote."""
+    domain.write_file("/tmp/enough", b"")
     domain.execute(["sh", "-c", "while grep -q busy /tmp/how; do sleep 0.1; done"], timeout=SECONDS).check()
     assert domain.read_file("/tmp/how") == b"status 0\n", domain.read_file("/tmp/fio").decode()
 
