@@ -150,7 +150,7 @@ def assemble(
         split = [one for one in held.disks if one.disk.model == "pv"]
         cards = [one for one in held.cards if one.network.model == "pv" and one.network.backend is None]
         paravirtual = stack.enter_context(Paravirtual(definition, image, record, split, cards, held.logs, backend))
-    served = stack.enter_context(Served(record, held.logs / "driver-domains.log"))
+    served = stack.enter_context(Served(record, held.logs / "driver-domains.log", definition.vcpus))
     with ExitStack() as handed_over:
         console, agent = (_pair(stack, handed_over) for _ in range(2))
         machine = Machine(

@@ -24,7 +24,7 @@ from harness.host.deadline import Deadline
 from harness.host.errors import HostError
 from harness.host.interruption import Guard
 from harness.hypervisor.layout import FIRST_LINK_SLOT, GRANTER
-from harness.hypervisor.link import Link
+from harness.hypervisor.link import Link, vectors_for
 from harness.image.build import BuiltImage
 from harness.machine import loop
 from harness.machine.command_line import KERNEL_ARGUMENTS
@@ -69,7 +69,7 @@ class Paravirtual(Closing):
         self._networks = networks
         self._logs = logs
         self._module = backend
-        self.link = self._stack.enter_context(Link.create(record.domid))
+        self.link = self._stack.enter_context(Link.create(record.domid, guest_vectors=vectors_for(definition.vcpus)))
 
     def plug_in(self, qemu: QemuProcess, deadline: Deadline) -> None:
         """Plug the device of the link into a machine that was made without.

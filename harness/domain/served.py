@@ -21,7 +21,7 @@ from harness.domain.records import Record
 from harness.host.deadline import Deadline
 from harness.host.errors import HarnessError, HostError
 from harness.hypervisor.layout import GRANTEE, GRANTER
-from harness.hypervisor.link import Link
+from harness.hypervisor.link import Link, vectors_for
 from harness.machine import loop
 from harness.machine.command_line import MachineLink
 from harness.machine.qemu import QemuProcess
@@ -37,6 +37,7 @@ class Server:
     The link stays as long as there is a device: it outlives the driver domain, which gets it again when it comes back.
     Somebody has to :meth:`plug` it in, or to :meth:`restore` it.
 
+    :param vcpus: of the domain.
     :param changed: called when the driver domain comes or goes.
     :raise HarnessError: the driver domain is not there, or the link cannot be had.
 
@@ -45,7 +46,7 @@ class Server:
     :ivar parted: after :meth:`part`, gets to know when our guest has let go of the link.
     """
 
-    def __init__(self, name: str, record: Record, log: Path, changed: Callable[[], None]) -> None:
+    def __init__(self, name: str, record: Record, log: Path, vcpus: int, changed: Callable[[], None]) -> None:
         self.waiting: str | None = None
         self.over = False
         self.parted: Future[None] | None = None
@@ -61,7 +62,8 @@ class Server:
         try:
             self._driver = DriverDomain.find(name, record.name)
             self._stack.callback(self._driver.close)
-            self._link = self._stack.enter_context(Link.between(record.domid, self._driver.domid))
+            link = Link.between(record.domid, self._driver.domid, guest_vectors=vectors_for(vcpus))
+            self._link = self._stack.enter_context(link)
         except BaseException:
             self._stack.close()
             raise

@@ -43,11 +43,13 @@ class Served(Closing):
 
     :param record: of the domain; says which of them it waits for.
     :param log: gets a line for each of their comings and goings.
+    :param vcpus: of the domain.
     """
 
-    def __init__(self, record: Record, log: Path) -> None:
+    def __init__(self, record: Record, log: Path, vcpus: int) -> None:
         self._record = record
         self._log = log
+        self._vcpus = vcpus
         self._turn = threading.Lock()
         self._publishing = threading.Lock()
         self._servers: dict[str, Server] = {}
@@ -89,7 +91,7 @@ class Served(Closing):
         return server
 
     def _make(self, name: str) -> Server:
-        return Server(name, self._record, self._log, self._publish)
+        return Server(name, self._record, self._log, self._vcpus, self._publish)
 
     def part_idle(self, server: Server) -> None:
         """Part with a driver domain if it has no device for us any more; it comes again when it is wanted again."""

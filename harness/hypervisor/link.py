@@ -50,7 +50,19 @@ from harness.hypervisor.startinfo import pack_start_info
 DEFAULT_SIZE = 64 << 20
 """Bytes; only those that have been written to take memory."""
 DEFAULT_GUEST_VECTORS = 8
+"""Also the most that :func:`vectors_for` gives."""
+MIN_GUEST_VECTORS = 2
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+def vectors_for(vcpus: int) -> int:
+    """How many doorbell vectors a guest with so many processors has a use for.
+
+    Each lets a processor have interrupts of its own, and two keep devices apart from the store. But each is also one
+    more descriptor that the main loop of its QEMU polls, every time, unless KVM takes it: a driver domain's card goes
+    through that loop for each packet, and has the vectors of all its links there.
+    """
+    return min(max(vcpus, MIN_GUEST_VECTORS), DEFAULT_GUEST_VECTORS)
 
 
 class _Frames:
@@ -182,15 +194,19 @@ class Link(Closing):
         return cls._made(layout, toolstack=True)
 
     @classmethod
-    def between(cls, domid: int, driver_domid: int, *, size: int = DEFAULT_SIZE) -> Self:
+    def between(
+        cls, domid: int, driver_domid: int, *, size: int = DEFAULT_SIZE, guest_vectors: int = DEFAULT_GUEST_VECTORS
+    ) -> Self:
         """Make the link between a domain and a driver domain: grants and event channels alone, none made yet.
 
         :param domid: of the domain that grants.
         :param driver_domid: of the one that may map.
         :param size: bytes, a power of two.
+        :param guest_vectors: of each end, as many as the one that grants has a use for: it has no more queues than
+            processors, and after the driver domain there may be another one.
         :raise HostError: no memory or no descriptors left.
         """
-        vectors = (DEFAULT_GUEST_VECTORS, DEFAULT_GUEST_VECTORS)
+        vectors = (guest_vectors, guest_vectors)
         return cls._made(LinkLayout(size // FRAME_SIZE, (domid, driver_domid), vectors=vectors), toolstack=False)
 
     @classmethod

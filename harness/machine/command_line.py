@@ -33,6 +33,9 @@ KERNEL_ARGUMENTS = (
     "cryptomgr.notests",
     # Nothing in a guest is secret from anything else in it.
     "mitigations=off",
+    # For that reason, too: a page is cleared by `rep stosq`, which costs, emulated, two thirds of what copying it does,
+    # and a driver domain's card would pay that for every page that it receives in.
+    "init_on_alloc=0",
     # On a busy host the check of the timer can take the machine's pauses for a missing interrupt, and panic.
     "no_timer_check",
 )

@@ -33,7 +33,7 @@ from harness.hypervisor.layout import (
     STORE_PORTS,
     LinkLayout,
 )
-from harness.hypervisor.link import SEALS, GuestEnd, Link, LinkEnd
+from harness.hypervisor.link import SEALS, GuestEnd, Link, LinkEnd, vectors_for
 from harness.hypervisor.startinfo import START_INFO
 from tests.unit.linkends import DOMID, FRAMES, duplicated, ends_of_a_link
 
@@ -79,6 +79,14 @@ def test_every_message_for_qemu_waits_in_order() -> None:
             (1, identity(backend_own)),
             *[(0, identity(descriptor)) for descriptor in guest],
         ]
+
+
+@pytest.mark.parametrize(("vcpus", "vectors"), [(1, 2), (2, 2), (3, 3), (8, 8), (64, 8)])
+def test_a_guest_has_a_vector_for_each_processor_within_limits(vcpus: int, vectors: int) -> None:
+    assert vectors_for(vcpus) == vectors
+    with Link.between(DOMID, 3, guest_vectors=vectors_for(vcpus)) as link, link.qemu_socket() as client:
+        assert len(bells(receive_all(client), 0)) == vectors
+        assert link.layout.vectors == (vectors, vectors)
 
 
 def test_a_link_serves_one_qemu() -> None:
