@@ -8,19 +8,16 @@ import select
 import shlex
 import shutil
 import sys
-from typing import TYPE_CHECKING
+
+import paramiko
 
 from harness.cli import terminal
 from harness.cli.arguments import Subparsers, add_command, add_name, positive
 from harness.domain import remote
 from harness.guest.agent import MAX_STDIN
+from harness.guest.ssh import TerminalSize
 from harness.host.errors import GuestError, GuestGone, UsageError
 from harness.host.progress import say
-
-if TYPE_CHECKING:
-    import paramiko
-
-    from harness.guest.ssh import TerminalSize
 
 STDIN_PATIENCE = 2.0
 """Seconds without any input after which somebody may wonder what is being waited for."""
@@ -113,8 +110,6 @@ def _ssh(arguments: argparse.Namespace) -> int:
 
 
 def _terminal_size() -> TerminalSize:
-    from harness.guest.ssh import TerminalSize
-
     width, height = shutil.get_terminal_size()
     return TerminalSize(os.environ.get("TERM", "vt100"), width, height)
 

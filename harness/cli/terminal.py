@@ -11,10 +11,9 @@ import threading
 import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    import paramiko
+import paramiko
 
 ESCAPE = b"\x1d"
 """Ctrl-]: leaves the console, as in xl console and telnet."""
@@ -134,9 +133,7 @@ def _copy(receive: Callable[[int], bytes], output: int) -> None:
 
 
 def _feed(channel: paramiko.Channel) -> None:
-    from paramiko import SSHException
-
-    with suppress(OSError, EOFError, SSHException):
+    with suppress(OSError, EOFError, paramiko.SSHException):
         while data := os.read(sys.stdin.fileno(), CHUNK):
             channel.sendall(data)
         channel.shutdown_write()

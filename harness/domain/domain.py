@@ -6,7 +6,6 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
 
 from harness.backend.network_client import NetworkClient
 from harness.domain import disks, networks
@@ -15,13 +14,11 @@ from harness.domain.leases import Lease
 from harness.domain.life import DomainLife, DomainState
 from harness.domain.networks import AttachedNetwork
 from harness.guest.completed import Completed
+from harness.guest.ssh import SshClient
 from harness.host.deadline import Deadline
 from harness.host.errors import UsageError
 from harness.host.interruption import cut
 from harness.machine import loop
-
-if TYPE_CHECKING:
-    from harness.guest.ssh import SshClient
 
 EXECUTE_SECONDS = 60.0
 SSH_SECONDS = 60.0
@@ -96,9 +93,6 @@ class Domain(DomainLife):
 
     def ssh(self, *, card: int = 0, timeout: float = SSH_SECONDS) -> SshClient:
         """Log in over the network card under test; the image's own host key is insisted on."""
-        # It takes longer to load than all the rest, which whoever does not log in should not wait for.
-        from harness.guest.ssh import SshClient
-
         self._require(DomainState.RUNNING)
         deadline = Deadline(timeout, f"an SSH login on domain {self.name}")
         return SshClient.connect(

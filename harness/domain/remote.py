@@ -6,7 +6,6 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.domain import logs, messages, records
 from harness.domain.definition_settings import Settings
@@ -15,11 +14,9 @@ from harness.domain.life import SHUTDOWN_SECONDS
 from harness.domain.messages import Message
 from harness.domain.records import Record
 from harness.guest.completed import Completed
+from harness.guest.ssh import SshClient
 from harness.host.deadline import Deadline
 from harness.host.errors import HostError, UsageError
-
-if TYPE_CHECKING:
-    from harness.guest.ssh import SshClient
 
 NO_LIMIT = 7 * 86400.0
 """Seconds. A command that somebody waits for may take as long as it does: interrupting the wait ends it."""
@@ -164,9 +161,6 @@ class RemoteDomain:
 
     def ssh(self, *, timeout: float = SSH_SECONDS) -> SshClient:
         """Log in over the first network card."""
-        # It takes longer to load than all the rest, which whoever does not log in should not wait for.
-        from harness.guest.ssh import SshClient
-
         deadline = Deadline(timeout, f"an SSH login on domain {self.name}")
         with self._connect() as connection:
             answer = self._ask(connection, "ssh", timeout=timeout)

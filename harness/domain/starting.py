@@ -72,8 +72,7 @@ def wait_devices(parts: Parts, devices: Devices, session: Session, deadline: Dea
         devices.attach_served(deadline, session.watched)
     targets = [one.disk.target for one in parts.disks if one.disk.model == "pv"]
     targets += [disk.target for disk in parts.held.served_disks]
-    if targets:
-        session.execute(disks.wait_for(targets), timeout=deadline.left).check()
+    session.execute(disks.wait_for(targets), timeout=deadline.left).check()
 
 
 def wait_found(parts: Parts, session: Session, deadline: Deadline) -> None:
@@ -93,8 +92,7 @@ def wait_plugged(name: str, parts: Parts, session: Session, deadline: Deadline) 
         found = disks.wait_for_virtio if disk.model == "virtio" else disks.wait_for
         session.execute(found([disk.target]), timeout=deadline.left).check()
     cards = [one for one in parts.cards if one.network.model != "pv"]
-    if cards:
-        session.execute(networks.wait_for(cards), timeout=deadline.left).check()
+    session.execute(networks.wait_for(cards), timeout=deadline.left).check()
 
 
 def configure_cards(definition: Definition, parts: Parts, session: Session, deadline: Deadline) -> None:

@@ -66,14 +66,12 @@ class Monitor:
         self._end_expected = False
         self._ended = asyncio.Event()
         self._console_closed = asyncio.Event()
-        self._heard_all = asyncio.Event()
         self._stop_watching: list[Callable[[], object]] = []
         for work in (self._watch_events(), self._watch_exit(), self._watch_console()):
             self._stop_watching.append(background(work, f"monitor of {qemu.name}").cancel)
 
     def close(self) -> None:
         """Stop watching."""
-        self._heard_all.set()
         for stop in self._stop_watching:
             stop()
         self._stop_watching.clear()
@@ -187,7 +185,7 @@ class Monitor:
         but the caller gets to know where to look.
         """
         if isinstance(error, CONNECTION_ERRORS):
-            await self._wait_briefly(self._heard_all)
+            await self._wait_briefly(self._settled)
         if self._reports:
             return await self._failure()
         # A subclass of GuestSilent knows of one thing in the guest that is late: the guest itself is not silent.
@@ -227,20 +225,14 @@ class Monitor:
     def _report(self, kind: FailureKind, text: str) -> None:
         self._reports.append(Report(kind, text))
         if len(self._reports) == 1:
-            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settle)
+            asyncio.get_running_loop().call_later(SETTLE_SECONDS, self._settled.set)
         if self._console.crash is not None:
-            self._settle()
+            self._settled.set()
 
     def _settle_if_over(self) -> None:
         """With QEMU gone and its console read to the end there is nothing more to hear."""
-        if self._ended.is_set() and self._console_closed.is_set():
-            self._heard_all.set()
-            if self._reports:
-                self._settled.set()
-
-    def _settle(self) -> None:
-        self._heard_all.set()
-        self._settled.set()
+        if self._reports and self._ended.is_set() and self._console_closed.is_set():
+            self._settled.set()
 
     @property
     def _crashed(self) -> bool:

@@ -30,10 +30,8 @@ CONSOLE_LINES = 20
 class StartDomain(Protocol):
     """Starts a domain and returns when it is ready."""
 
-    def __call__(self, definition: Definition, *, backend: str = MODULE, warm: bool = False) -> Domain:
-        """:param backend: the Python module to run as its backend process, see :class:`Domain`.
-        :param warm: the guest is not to boot, but to go on from one that has.
-        """
+    def __call__(self, definition: Definition, *, backend: str = MODULE) -> Domain:
+        """:param backend: the Python module to run as its backend process, see :class:`Domain`."""
 
 
 _alive: list[Domain] = []
@@ -74,10 +72,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def _starter(request: pytest.FixtureRequest, stack: ExitStack) -> StartDomain:
-    def start(definition: Definition, *, backend: str = MODULE, warm: bool = False) -> Domain:
+    def start(definition: Definition, *, backend: str = MODULE) -> Domain:
         accelerator = request.config.getoption("accel")
         domain = stack.enter_context(Domain(definition, accelerator=accelerator, backend=backend))
-        domain.launch(warm=warm)
+        domain.launch()
         _alive.append(domain)
         stack.callback(_alive.remove, domain)
         domain.wait_ready()

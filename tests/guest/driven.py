@@ -22,12 +22,6 @@ from tests.guest.conftest import named
 MIB = 1 << 20
 SECONDS = 120.0
 
-REACH = """
-for _ in 1 2 3; do
-    ping -c 1 -W 5 "$@" >/dev/null && exit
-done
-exit 1
-"""
 PANIC = "echo c > /proc/sysrq-trigger"
 POLL = 0.05
 """Seconds between looks at what nobody tells of."""
@@ -84,14 +78,6 @@ def wait_for_links(domain: Domain, domids: set[int]) -> None:
     deadline = Deadline(SECONDS, f"links of domain {domain.name} with {domids}")
     while linked_domains(domain) != domids:
         deadline.check()
-
-
-def reach(domain: Domain, address: str, *options: str) -> None:
-    """Have a guest reach an address, which may take it a moment after a card has come or its other end was replaced.
-
-    :param options: of ``ping``.
-    """
-    domain.execute(["sh", "-c", REACH, "sh", *options, address], timeout=SECONDS).check()
 
 
 def kill(domain: Domain) -> None:

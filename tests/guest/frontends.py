@@ -23,7 +23,7 @@ from harness.ring.netif import Status
 from harness.store.client import StoreClient
 from tests.guest.cards import run
 from tests.guest.conftest import named
-from tests.guest.driver_guest import debugging, require_debugging
+from tests.guest.driver_guest import debugging
 from tests.guest.links import plugged
 from tests.unit.backend_guest import GuestSide, wait_until
 from tests.unit.net_packets import MAC, ethernet
@@ -51,7 +51,6 @@ def start_driver(start: Callable[[Definition], Domain], request: pytest.FixtureR
     """A driver domain with two bridges, ``br0`` and ``br1``."""
     with debugging():
         domain = start(named("pv", request, driver_domain=True, disks=(), networks=(), vcpus=2))
-    require_debugging(domain)
     run(domain, BRIDGE)
     return domain
 

@@ -19,8 +19,6 @@ from harness.host.deadline import Deadline
 SECONDS = 120.0
 """For anything, on a machine that has other things to do."""
 ALARMING = re.compile(r"error|timed? ?out|BUG|WARNING|Call Trace|failed|I/O", re.IGNORECASE)
-BACKLOG = 128
-"""Reads come in between: so many writes are read back before there are more."""
 DATA = 4 << 20
 """Bytes of each piece of data that goes over the network."""
 
@@ -61,25 +59,9 @@ def verifying(device: str, seconds: float) -> list[str]:
     return [
         *("fio", "--name=load", f"--filename={device}", "--rw=randwrite", "--bsrange=4k-256k", "--size=192m"),
         *("--direct=1", "--ioengine=libaio", "--iodepth=16", "--verify=crc32c", "--verify_fatal=1"),
-        *(f"--verify_backlog={BACKLOG}", "--randrepeat=0", "--loops=1000", "--time_based", f"--runtime={seconds:.0f}"),
+        # Reads come in between: each 512 writes are read back before there are more.
+        *("--verify_backlog=512", "--randrepeat=0", "--loops=1000", "--time_based", f"--runtime={seconds:.0f}"),
     ]
-
-
-def end_verified(domain: Domain, disk: str, load: Future[Completed]) -> None:
-    """End a load of :func:`verifying` when what was under way just now has been read back, too.
-
-    That may come after what was being read back, of both no more than :data:`BACKLOG`.
-    """
-
-    def reads() -> int:
-        return int(domain.read_file(f"/sys/block/{disk}/stat").split()[0])
-
-    so_far = reads()
-    wait_for("more that is read back", lambda: reads() > so_far + 2 * BACKLOG)
-    # An error or wrong data would have ended it.
-    assert not load.done(), load.result()
-    # Asked to end while it reads back, it sometimes waits for itself, with nothing under way.
-    domain.execute(["killall", "-KILL", "fio"]).check()
 
 
 def wait_for(what: str, condition: Callable[[], bool]) -> None:

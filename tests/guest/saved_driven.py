@@ -20,9 +20,9 @@ BACKENDS = "cd /sys/bus/pvbus/devices && ls | grep backend- || true"
 
 
 @contextmanager
-def started(definition: Definition, *, warm: bool = True) -> Iterator[Domain]:
+def started(definition: Definition) -> Iterator[Domain]:
     with Domain(definition) as domain:
-        domain.start(warm=warm)
+        domain.start()
         yield domain
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from harness.bus.xenbus import XenbusState, wait_for_state
-from harness.domain import life
 from harness.domain.definition_settings import disk_of, network_of
 from harness.domain.domain import Domain
 from harness.host.deadline import Deadline
@@ -182,10 +181,8 @@ def test_a_disk_grows_under_a_mounted_file_system(pv: Domain, attach_disk: Attac
             pv.resize_disk("xvdb", size)
 
 
-def test_nothing_is_left_when_whoever_asked_has_gone(pv: Domain, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_when_whoever_asked_has_gone(pv: Domain, image: Path) -> None:
     """As when ``harness block-attach`` is killed: the guest, which stands still, has not got the disk yet."""
-    # It gets so long to forget what it has not got, and does not answer.
-    monkeypatch.setattr(life, "FORGET_SECONDS", 1.0)
     ours, theirs = socket.socketpair()
     qemu = pv.parts.qemu.child.pid
     with theirs, ThreadPoolExecutor() as pool:

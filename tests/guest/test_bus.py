@@ -41,7 +41,7 @@ def domain(request: pytest.FixtureRequest, start_domain_for_module: StartDomain)
         replace(disk, target=target, size=16 << 20, notifications=Notifications(frontend=strategy))
         for target, (_, strategy) in STRATEGIES.items()
     ]
-    return start_domain_for_module(replace(definition, disks=tuple(disks)), warm=False)
+    return start_domain_for_module(replace(definition, disks=tuple(disks)))
 
 
 def shell(domain: Domain, script: str, timeout: float = 60.0) -> str:

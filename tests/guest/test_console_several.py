@@ -28,7 +28,7 @@ COUNT = 3
 
 @pytest.fixture(scope="module")
 def several(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Domain:
-    return start_domain_for_module(named("pv", request, consoles=COUNT), warm=False)
+    return start_domain_for_module(named("pv", request, consoles=COUNT))
 
 
 @contextmanager

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from harness.domain.domain import Domain
-from harness.pytest_plugin.plugin import StartDomain
-from tests.guest.conftest import named
 
 OURS = {"pvbus", "pvblk", "pvnet", "pvcon"}
 
@@ -19,12 +15,6 @@ done
 IDE = ("0x8086", "0x7010")
 NE2000 = ("0x10ec", "0x8029")
 IVSHMEM = ("0x1af4", "0x1110")
-
-
-@pytest.fixture(scope="module")
-def pv(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Domain:
-    """One that has booted."""
-    return start_domain_for_module(named("pv", request), warm=False)
 
 
 def pci(domain: Domain) -> dict[tuple[str, str], str]:

@@ -46,7 +46,7 @@ def domain(
     if empty.model != "ide":
         read_only = replace(following(disks[1]), readonly=True)
         disks.append(with_image(read_only, directory / "read-only", generator.randbytes(MIB)))
-    return start_domain_for_module(replace(definition, disks=tuple(disks)), warm=False)
+    return start_domain_for_module(replace(definition, disks=tuple(disks)))
 
 
 def following(disk: Disk) -> Disk:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.domain import records
+from harness.domain.definition_settings import disk_of
 from harness.domain.domain import Domain
 from harness.domain.life import DomainState
 from harness.host.deadline import Deadline
 from harness.host.errors import GuestError
-from harness.pytest_plugin.plugin import AttachDisk, StartDomain
+from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from tests.guest.cachestat import CLEAN, require_cachestat, unwritten
 from tests.guest.disks import VERIFIED
@@ -79,18 +78,6 @@ def lost(content: bytes, target: str, count: int) -> list[int]:
     ]
 
 
-READ = 'dd if="$1" bs=64k iflag=direct status=none | head -c "$2"'
-
-
-def require_written(domain: Domain, device: str, target: str, count: int) -> None:
-    """Check the first blocks of a disk, by their checksum: they would take seconds over the serial port."""
-    size = str(count * BLOCK)
-    found = domain.execute(["sh", "-c", f"{READ} | sha256sum", "sh", device, size]).check().text.split()[0]
-    if found != hashlib.sha256(b"".join(block(number, target) for number in range(count))).hexdigest():
-        content = domain.execute(["sh", "-c", READ, "sh", device, size], timeout=SECONDS).check().stdout
-        pytest.fail(f"lost on {device}, of {count} blocks: {lost(content, target, count)}")
-
-
 def end(guest: Domain) -> None:
     """Take a killed domain apart, as its supervisor does."""
     with pytest.raises(GuestError):
@@ -145,16 +132,6 @@ losetup -a
 """
 
 
-EMPTY = """
-killall -q -KILL iperf3 || :
-dd if=/dev/zero of=/dev/vda bs=1M conv=fsync status=none count=16
-rm -f /tmp/leaving.img
-truncate -s 12M /tmp/leaving.img
-"""
-NOBODY = 32751
-"""A number that no domain has yet."""
-
-
 def traces(driver: Domain, domid: int) -> dict[str, list[str]]:
     """What a driver domain, its QEMU and XenStore still have of a domain that it has served."""
     own = driver.execute(["sh", "-c", LIST]).check().text
@@ -193,38 +170,16 @@ def written(guest: Domain) -> int:
     return int(guest.read_file("/sys/block/xvda/stat").split()[4])
 
 
-@pytest.fixture(scope="module")
-def shared(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Domain:
-    definition = driver_definition(request, disks=3)
-    return start_domain_for_module(replace(definition, name=f"{definition.name}-shared"))
-
-
-@pytest.fixture(scope="module")
-def other(request: pytest.FixtureRequest, shared: Domain, start_domain_for_module: StartDomain) -> Domain:
-    """A domain that it goes on to serve."""
-    return start_domain_for_module(served_definition(request, shared, ["/dev/vdb"], cards=1, suffix="-other"))
-
-
-@pytest.fixture
-def driver(shared: Domain) -> Domain:
-    """A driver domain that has nothing of what was written before on the disks that are to be left."""
-    shared.execute(["sh", "-e", "-c", EMPTY]).check()
-    return shared
-
-
 @pytest.mark.parametrize("die", [kill, panic])
 @pytest.mark.parametrize("on_crash", ["destroy", "preserve"])
 def test_all_that_it_had_is_let_go_of_at_once(
-    on_crash: str,
-    die: Callable[[Domain], None],
-    request: pytest.FixtureRequest,
-    driver: Domain,
-    other: Domain,
-    start_domain: StartDomain,
-    attach_disk: AttachDisk,
+    on_crash: str, die: Callable[[Domain], None], request: pytest.FixtureRequest, start_domain: StartDomain
 ) -> None:
+    driver = start_domain(driver_definition(request, disks=3))
+    driver.execute(["truncate", "-s", "12M", "/tmp/leaving.img"]).check()
+    other = start_domain(served_definition(request, driver, ["/dev/vdb"], cards=1, suffix="-other"))
+    before = traces(driver, other.domid + 1)
     paths = ["/dev/vda", "/tmp/leaving.img"]
-    before = traces(driver, NOBODY)
     guest = start_domain(served_definition(request, driver, paths, cards=1, on_crash=on_crash))
     domid = guest.domid
     with quiet_kernel(driver), served_all_the_time(other):
@@ -241,9 +196,12 @@ def test_all_that_it_had_is_let_go_of_at_once(
         while traces(driver, domid) != before:
             deadline.check()
         # Its disks are free: another domain may write to them, and finds there what was flushed.
-        for target, path, was in (("xvdb", "/dev/vda", "xvda"), ("xvdc", "/tmp/leaving.img", "xvdb")):
-            device = attach_disk(other, target, path=path, backend=driver.name)
-            require_written(other, device, was, durable(guest, was))
+        other.attach_disk(disk_of({"target": "xvdb", "path": "/dev/vda", "backend": driver.name}))
+        other.attach_disk(disk_of({"target": "xvdc", "path": "/tmp/leaving.img", "backend": driver.name}))
+        for device, target in (("xvdb", "xvda"), ("xvdc", "xvdb")):
+            count = durable(guest, target)
+            read = ["dd", f"if=/dev/{device}", "bs=4k", f"count={count}", "iflag=direct", "status=none"]
+            assert lost(other.execute(read).check().stdout, target, count) == []
     if on_crash == "preserve":
         guest.end()
         end(guest)

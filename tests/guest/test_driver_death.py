@@ -26,7 +26,6 @@ from tests.guest.driven import (
     linked_domains,
     make_file,
     panic,
-    reach,
     served_definition,
     until,
     wait_for_links,
@@ -93,7 +92,7 @@ def test_nothing_is_lost_when_it_dies_and_comes_back(
         wait_for_writes(guest)
     assert (driver.domid, driver.parts.record.pids["qemu"] != before) == (domid, True)
     assert linked_domains(driver) == {0, guest.domid}
-    reach(guest, guest.network.host_address)
+    guest.execute(["ping", "-c", "3", "-W", "5", guest.network.host_address], timeout=SECONDS).check()
 
 
 def test_it_may_die_more_than_once(request: pytest.FixtureRequest, driver: Domain, start_domain: StartDomain) -> None:
@@ -175,7 +174,7 @@ def test_a_guest_that_crashes_is_let_go_of(
     assert guest.domid == domid
     wait_for_links(driver, {0, domid})
     guest.execute(["dd", "if=/dev/xvda", "of=/dev/null", "bs=1M", "count=1"]).check()
-    reach(guest, driver.addresses[0])
+    guest.execute(["ping", "-c", "3", "-W", "5", driver.addresses[0]], timeout=SECONDS).check()
 
 
 def test_who_claims_to_be_another_domain_when_it_comes_back_is_not_served_as_that(

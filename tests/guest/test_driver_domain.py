@@ -21,7 +21,6 @@ from tests.guest.driven import (
     image,
     linked_domains,
     make_file,
-    reach,
     served_definition,
     until,
     wait_for_links,
@@ -34,12 +33,12 @@ head -c "$2" /dev/urandom >/tmp/data && dd if=/tmp/data of="$1" bs=64k conv=fsyn
 
 @pytest.fixture(scope="module")
 def driver(request: pytest.FixtureRequest, start_domain_for_module: StartDomain) -> Domain:
-    return start_domain_for_module(driver_definition(request, disks=3), warm=False)
+    return start_domain_for_module(driver_definition(request, disks=3))
 
 
 @pytest.fixture(scope="module")
 def guest(request: pytest.FixtureRequest, driver: Domain, start_domain_for_module: StartDomain) -> Domain:
-    return start_domain_for_module(served_definition(request, driver, ["/dev/vda"], cards=1), warm=False)
+    return start_domain_for_module(served_definition(request, driver, ["/dev/vda"], cards=1))
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +112,14 @@ def test_what_is_not_there_is_refused_with_its_name(driver: Domain, guest: Domai
         assert store.directory(f"/local/domain/{driver.domid}/backend/vbd/{guest.domid}") == ["51712"]
 
 
+def ping(domain: Domain, address: str, *options: str) -> None:
+    domain.execute(["ping", "-c", "3", "-W", "5", *options, address], timeout=SECONDS).check()
+
+
 def test_the_bridge_leads_to_the_host_and_to_each_other(driver: Domain, guest: Domain, other: Domain) -> None:
     for address in (guest.network.host_address, driver.addresses[0], other.addresses[0]):
-        reach(guest, address)
-        reach(guest, address, "-s", "1472")
+        ping(guest, address)
+        ping(guest, address, "-s", "1472")
     ports = set(driver.execute(["ls", "/sys/class/net/br0/brif"]).check().text.split())
     assert ports == {"eth0", f"vif{guest.domid}.0", f"vif{other.domid}.0"}
 
@@ -137,7 +140,7 @@ def interfaces(domain: Domain) -> list[str]:
 
 def test_a_card_comes_and_goes(driver: Domain, guest: Domain) -> None:
     card = guest.attach_network(network_of({"backend": driver.name}))
-    reach(guest, guest.network.host_address, "-I", card.lease.address)
+    ping(guest, guest.network.host_address, "-I", card.lease.address)
     guest.detach_network(str(card.number))
     assert f"vif{guest.domid}.{card.number}" not in interfaces(driver)
 

@@ -37,7 +37,7 @@ def fill(guest: Domain, word: str) -> None:
 
 def content(domain: Domain, device: str) -> set[str]:
     """The different lines on a device."""
-    read = 'dd if="$1" bs=64k iflag=direct status=none | uniq | sort -u'
+    read = 'dd if="$1" bs=64k iflag=direct status=none | sort -u'
     return set(domain.execute(["sh", "-c", read, "sh", device], timeout=SECONDS).check().text.split())
 
 

@@ -66,7 +66,7 @@ def rig(
         ]
         if first.model != "ide":
             disks[0] = replace(disks[0], readonly=True)
-        yield Rig(start_domain_for_module(replace(definition, disks=tuple(disks)), warm=False), files)
+        yield Rig(start_domain_for_module(replace(definition, disks=tuple(disks))), files)
         # The domain goes on to the end of the module; a loop device that is detached now goes with its last user.
 
 

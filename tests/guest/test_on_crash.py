@@ -15,7 +15,7 @@ from harness.machine.reports import SHUTDOWN_TEXTS
 from harness.pytest_plugin.plugin import StartDomain
 from harness.store.client import StoreClient
 from tests.guest.conftest import named
-from tests.guest.driven import MIB, kill, panic, reach, until
+from tests.guest.driven import MIB, SECONDS, kill, panic, until
 from tests.unit.test_process import wait_for_end
 
 MARK = 'echo "$2" | dd of="$1" conv=fsync status=none && cat /proc/sys/kernel/random/boot_id'
@@ -26,8 +26,7 @@ MARK = 'echo "$2" | dd of="$1" conv=fsync status=none && cat /proc/sys/kernel/ra
 def test_it_starts_anew_with_what_it_had(
     kind: str, die: Callable[[Domain], None], request: pytest.FixtureRequest, start_domain: StartDomain
 ) -> None:
-    # The boot of its own, which the one that comes after it has not.
-    domain = start_domain(named(kind, request, on_crash="restart"), warm=False)
+    domain = start_domain(named(kind, request, on_crash="restart"))
     target = domain.targets[0]
     kept = (domain.domid, domain.addresses, domain.logs)
     boot = domain.execute(["sh", "-c", MARK, "sh", domain.device(target), "here"]).check().text
@@ -39,7 +38,7 @@ def test_it_starts_anew_with_what_it_had(
     assert (domain.domid, domain.addresses, domain.logs) == kept
     assert domain.read_file("/proc/sys/kernel/random/boot_id").decode().strip() != boot
     assert domain.execute(["head", "-c", "4", domain.device(target)]).check().text == "here"
-    reach(domain, domain.network.host_address)
+    domain.execute(["ping", "-c", "3", "-W", "5", domain.network.host_address], timeout=SECONDS).check()
     assert (domain.logs / "crashes.log").read_text().count("domain ") >= 1
     domain.shutdown()
 

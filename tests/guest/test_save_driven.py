@@ -15,11 +15,11 @@ from harness.domain.life import DomainState
 from harness.pytest_plugin.plugin import StartDomain
 from tests.guest.disks import MIB
 from tests.guest.driven import (
+    SECONDS,
     driver_definition,
     kill,
     linked_domains,
     panic,
-    reach,
     served_definition,
     until,
 )
@@ -33,8 +33,7 @@ def test_work_goes_on_where_it_was(request: pytest.FixtureRequest, tmp_path: Pat
     with ExitStack() as stack:
         driver = stack.enter_context(started(definition))
         plain = served_definition(request, driver, ["/dev/vda"], cards=1)
-        disks = (*plain.disks, Disk("xvdb", "pv", None, MIB))
-        domain = stack.enter_context(started(replace(plain, disks=disks), warm=False))
+        domain = stack.enter_context(started(replace(plain, disks=(*plain.disks, Disk("xvdb", "pv", None, MIB)))))
         work_on(domain, "xvda")
         for another in (False, True):
             before, number = domain.domid, driver.domid
@@ -118,7 +117,8 @@ def test_several_serve_it_and_have_died_before_and_die_again(
 
 def test_one_that_has_started_warm(request: pytest.FixtureRequest, start_domain: StartDomain, tmp_path: Path) -> None:
     driver = start_domain(driver_definition(request))
-    with started(served_definition(request, driver, ["/dev/vda"], cards=1)) as guest:
+    with Domain(served_definition(request, driver, ["/dev/vda"], cards=1)) as guest:
+        guest.start(warm=True)
         guest.save(tmp_path / "saved")
     with restored(tmp_path / "saved") as guest:
         guest.execute(READ).check()
@@ -128,12 +128,13 @@ def test_one_that_has_started_warm(request: pytest.FixtureRequest, start_domain:
 def test_a_driver_domain_that_serves_nobody_is_saved_with_its_devices(
     request: pytest.FixtureRequest, start_domain: StartDomain, tmp_path: Path
 ) -> None:
-    with started(driver_definition(request, on_crash="restart"), warm=False) as driver:
+    with Domain(driver_definition(request, on_crash="restart")) as driver:
+        driver.start()
         driver.execute(["sh", "-c", "echo here >/dev/vda"]).check()
         driver.save(tmp_path / "saved")
     with restored(tmp_path / "saved") as driver:
         assert (driver.definition.driver_domain, driver.definition.on_crash) == (True, "restart")
         guest = start_domain(served_definition(request, driver, ["/dev/vda"], cards=1))
         assert guest.execute(["head", "-c", "4", "/dev/xvda"]).check().text == "here"
-        reach(guest, driver.addresses[0])
+        guest.execute(["ping", "-c", "3", "-W", "5", driver.addresses[0]], timeout=SECONDS).check()
         guest.destroy()

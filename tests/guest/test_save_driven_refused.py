@@ -178,7 +178,7 @@ def test_disks_that_are_not_as_they_were(
     make_file(driver, "/mnt/other.img")
     plain = served_definition(request, driver, ["/mnt/other.img", "/mnt/disk.img", "/dev/vdb"])
     with Domain(plain) as guest:
-        guest.start(warm=True)
+        guest.start()
         guest.execute(["sh", "-c", "echo here | dd of=/dev/xvdc conv=fsync"]).check()
         guest.save(file)
     require_nothing_left(driver, plain.name)
@@ -211,7 +211,7 @@ def test_without_its_driver_domain_it_is_not_restored(
 ) -> None:
     file, definition = tmp_path / "saved", driver_definition(request)
     with started(definition) as driver, Domain(served_definition(request, driver, ["/dev/vda"], cards=1)) as guest:
-        guest.start(warm=True)
+        guest.start()
         guest.save(file)
     error = refused(file, UsageError, f"has {driver.name} as a back end, and no driver domain of that name runs")
     assert f"harness create {driver.name}.yaml; then: harness restore {file}" in str(error)
@@ -235,7 +235,7 @@ def test_a_file_that_lies(request: pytest.FixtureRequest, start_domain: StartDom
     file = tmp_path / "saved"
     driver = start_domain(driver_definition(request))
     with Domain(served_definition(request, driver, ["/dev/vda"], cards=1)) as guest:
-        guest.start(warm=True)
+        guest.start()
         guest.save(file)
     with Reader(file) as reader:
         (link,) = reader.description["links"]

@@ -12,7 +12,7 @@ from harness.domain import saving, warm
 from harness.domain.domain import Domain
 from harness.domain.life import CRASHES, DomainState
 from harness.pytest_plugin.plugin import StartDomain
-from tests.guest.driven import driver_definition, kill, reach, served_definition, until
+from tests.guest.driven import driver_definition, kill, served_definition, until
 from tests.guest.test_driver_death import wait_for_return
 
 SECTOR = 512
@@ -44,7 +44,7 @@ def partition_disk(domain: Domain, disk: str) -> None:
 def test_a_driver_domain_comes_back_warm_with_its_own_devices(
     request: pytest.FixtureRequest, start_domain: StartDomain, cached: Path
 ) -> None:
-    driver = start_domain(driver_definition(request), warm=False)
+    driver = start_domain(driver_definition(request))
     assert len(list(cached.glob(f"*{warm.SUFFIX}"))) == 1
     partition_disk(driver, "/dev/vdb")
     addresses = driver.execute(["cat", "/sys/class/net/br0/address"]).check().text
@@ -62,7 +62,7 @@ def test_a_driver_domain_comes_back_warm_with_its_own_devices(
         assert driver.execute(["cat", "/sys/class/net/br0/address"]).check().text == addresses
         guest.execute(["sh", "-c", "echo 3 >/proc/sys/vm/drop_caches"]).check()
         assert guest.execute(["sha256sum", "/dev/xvda"]).check().text == checksum
-        reach(guest, driver.addresses[0])
+        guest.execute(["ping", "-c", "3", "-W", "5", driver.addresses[0]]).check()
     # The first boot is its own; the others are one.
     assert len(boots) == 2
 
@@ -75,7 +75,7 @@ def test_a_driver_domain_starts_warm(request: pytest.FixtureRequest, start_domai
         assert disks == ["/dev/vda", "/dev/vdb", "/dev/vdc"]
         guest = start_domain(served_definition(request, driver, ["/dev/vdc"], cards=1))
         guest.execute(["dd", "if=/dev/xvda", "of=/dev/null", "bs=1M"]).check()
-        reach(guest, driver.addresses[0])
+        guest.execute(["ping", "-c", "3", "-W", "5", driver.addresses[0]]).check()
 
 
 def test_it_boots_when_what_it_would_start_from_does_not_fit_any_more(
@@ -87,5 +87,5 @@ def test_it_boots_when_what_it_would_start_from_does_not_fit_any_more(
     kill(driver)
     until("its return", lambda: driver.parts.record.restarts == 1 and driver.state == DomainState.RUNNING)
     assert "and is another" in (driver.logs / CRASHES).read_text()
-    guest = start_domain(served_definition(request, driver, ["/dev/vda"], cards=1), warm=False)
+    guest = start_domain(served_definition(request, driver, ["/dev/vda"], cards=1))
     guest.execute(["dd", "if=/dev/xvda", "of=/dev/null", "bs=1M", "count=1"]).check()

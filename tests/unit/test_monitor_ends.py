@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.host.errors import GuestCrashed, GuestGone, HostError
-from harness.machine.monitor import SETTLE_SECONDS
-from tests.unit.test_monitor import Scene, deadline, lost_connection, play
+from tests.unit.test_monitor import Scene, play
 
 
 @pytest.mark.parametrize(
@@ -62,15 +61,3 @@ def test_another_failure_ends_the_wait_while_qemu_runs(tmp_path: Path) -> None:
             await scene.monitor.wait_over()
 
     play(tmp_path, script)
-
-
-@pytest.mark.parametrize("over", ["console_closed", "close"])
-def test_whoever_is_cut_short_by_an_end_that_we_chose_is_told_at_once(over: str, tmp_path: Path) -> None:
-    async def script(scene: Scene) -> None:
-        scene.monitor.expect_end()
-        scene.later(0.05, lambda: scene.qemu.end("host-qmp-quit"))
-        scene.later(0.1, getattr(scene.monitor, over))
-        with pytest.raises(ConnectionError):
-            await scene.monitor.guard(lost_connection(), deadline())
-
-    assert play(tmp_path, script) < SETTLE_SECONDS / 2

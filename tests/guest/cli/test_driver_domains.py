@@ -88,8 +88,8 @@ def test_two_files_one_command_and_it_comes_back(harness: Run) -> None:
 
 
 def test_devices_come_from_a_driver_domain_and_go(harness: Run) -> None:
-    checked(harness, "create", "--warm", DRIVER)
-    checked(harness, "create", "--warm", str(GUESTS / "pv.yaml"))
+    checked(harness, "create", DRIVER)
+    checked(harness, "create", str(GUESTS / "pv.yaml"))
     checked(harness, "block-attach", "pv", "xvdb", "/dev/pmem0", "backend=driver")
     checked(harness, "network-attach", "pv", "backend=driver")
     lines = checked(harness, "block-list", "pv").splitlines()
@@ -102,7 +102,7 @@ def test_devices_come_from_a_driver_domain_and_go(harness: Run) -> None:
 
 
 def test_one_that_ends_is_waited_for_until_its_disk_is_taken_away(harness: Run) -> None:
-    checked(harness, "create", "--warm", DRIVER, GUEST)
+    checked(harness, "create", DRIVER, GUEST)
     checked(harness, "destroy", "driver")
     wait_for("the news", lambda: [one["waits_for"] for one in listing(harness)] == [["driver"]])
     assert "running, waits for driver" in checked(harness, "list")
@@ -112,14 +112,14 @@ def test_one_that_ends_is_waited_for_until_its_disk_is_taken_away(harness: Run) 
     checked(harness, "block-detach", "pv-driver", "xvda", "--force")
     checked(harness, "network-detach", "pv-driver", "0", "--force")
     # Another one may serve it then.
-    checked(harness, "create", "--warm", DRIVER)
+    checked(harness, "create", DRIVER)
     checked(harness, "block-attach", "pv-driver", "xvda", "/dev/pmem0", "backend=driver")
     checked(harness, "exec", "pv-driver", "--", "dd", "if=/dev/xvda", "of=/dev/null", "bs=1M", "count=1")
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "qemu"])
 def test_nothing_is_left_of_a_guest_that_is_killed(victim: str, harness: Run) -> None:
-    checked(harness, "create", "--warm", DRIVER, GUEST)
+    checked(harness, "create", DRIVER, GUEST)
     driver, guest = listing(harness)
     os.kill(guest["processes"][victim], signal.SIGKILL)
     wait_for("its end", lambda: [one["name"] for one in listing(harness)] == ["driver"])
@@ -128,7 +128,7 @@ def test_nothing_is_left_of_a_guest_that_is_killed(victim: str, harness: Run) ->
         return checked(harness, "exec", "driver", "--", "ls", "/sys/bus/pvbus/devices")
 
     wait_for("the end of what served it", lambda: served().split() == [f"console-{driver['domid']}-first"])
-    checked(harness, "create", "--warm", GUEST)
+    checked(harness, "create", GUEST)
 
 
 def test_what_cannot_start_is_refused_with_its_name(harness: Run, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_what_cannot_start_is_refused_with_its_name(harness: Run, tmp_path: Path
 
 def test_a_guest_is_saved_and_restored_while_its_driver_domain_has_its_disk(harness: Run, tmp_path: Path) -> None:
     file = str(tmp_path / "saved")
-    checked(harness, "create", "--warm", DRIVER, GUEST)
+    checked(harness, "create", DRIVER, GUEST)
     checked(harness, "exec", "pv-driver", "--", "mke2fs", "-q", "-t", "ext4", "/dev/xvda")
     served = harness("save", "driver", file)
     assert (served.returncode, "while it serves pv-driver" in served.stderr) == (2, True)
@@ -165,7 +165,7 @@ def test_a_guest_is_saved_and_restored_while_its_driver_domain_has_its_disk(harn
     assert "no driver domain of that name runs" in alone.stderr
     assert f"harness create driver.yaml; then: harness restore {file}" in alone.stderr
     # Its disk has gone with it, and another one is as large.
-    checked(harness, "create", "--warm", DRIVER)
+    checked(harness, "create", DRIVER)
     changed = harness("restore", file)
     assert changed.returncode == 2
     assert "/dev/pmem0 of driver domain driver of disk xvda has changed since" in changed.stderr
