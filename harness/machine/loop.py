@@ -188,11 +188,14 @@ def _ended_by_signals(job: _Job[Any]) -> Iterator[None]:
     try:
         for number in ours:
             signal.signal(number, handle)
-        yield
-    except futures.CancelledError:
+        try:
+            yield
+        except futures.CancelledError:
+            if not interrupted:
+                raise
+        # It was dropped, or we would not get here; the job may have ended well before it was cancelled.
         if interrupted:
-            raise KeyboardInterrupt from None
-        raise
+            raise KeyboardInterrupt
     finally:
         for number in ours:
             signal.signal(number, signal.default_int_handler)

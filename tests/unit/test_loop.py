@@ -9,6 +9,8 @@ import signal
 import sys
 import threading
 import time
+from concurrent import futures
+from contextlib import suppress
 
 import pytest
 
@@ -50,20 +52,22 @@ def test_timeout_of_the_work_itself_is_not_taken_for_the_deadline() -> None:
     assert not isinstance(caught.value, DeadlineExpired)
 
 
+async def interrupt(cleaning: threading.Event, seen: list[str]) -> None:
+    """Interrupts whoever waits for it, and takes its time to clean up."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.sleep(60)
+    finally:
+        cleaning.set()
+        await asyncio.sleep(0.1)
+        seen.append("cleaned up")
+
+
 def test_interruption_cancels_the_work_and_waits_for_its_clean_up() -> None:
     seen: list[str] = []
-
-    async def work() -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            await asyncio.sleep(60)
-        finally:
-            await asyncio.sleep(0.1)
-            seen.append("cleaned up")
-
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        loop.run(work())
+        loop.run(interrupt(threading.Event(), seen))
     assert seen == ["cleaned up"]
     assert time.monotonic() - started < loop.CANCEL_SECONDS
 
@@ -73,15 +77,6 @@ def test_interruption_during_the_clean_up_leaves_that_alone(monkeypatch: pytest.
     cleaning = threading.Event()
     seen: list[str] = []
 
-    async def work() -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            await asyncio.sleep(60)
-        finally:
-            cleaning.set()
-            await asyncio.sleep(0.1)
-            seen.append("cleaned up")
-
     def raised_late(_number: int, _frame: object) -> None:
         assert cleaning.wait(loop.CANCEL_SECONDS)
         raise KeyboardInterrupt
@@ -90,7 +85,7 @@ def test_interruption_during_the_clean_up_leaves_that_alone(monkeypatch: pytest.
     before = signal.signal(signal.SIGINT, raised_late)
     try:
         with pytest.raises(KeyboardInterrupt):
-            loop.run(work())
+            loop.run(interrupt(cleaning, seen))
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen == ["cleaned up"]
@@ -119,6 +114,21 @@ def test_interruption_that_python_drops_ends_the_wait_all_the_same(monkeypatch: 
         gc.callbacks.remove(collecting)
     assert dropped == [KeyboardInterrupt]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_interruption_that_python_drops_at_the_very_end_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The work has ended by then, so that there is nothing left to cancel."""
+    result = futures.Future.result
+
+    def result_and_signal(future: futures.Future[str], timeout: float | None = None) -> str:
+        answered = result(future, timeout)
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        return answered
+
+    monkeypatch.setattr(futures.Future, "result", result_and_signal)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(answer())
 
 
 def test_exception_of_a_background_task_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
